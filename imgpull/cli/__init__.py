@@ -1,0 +1,63 @@
+"""The command ``imgpull``: parsing and printing over the public API, and nothing else.
+
+Exit codes: 0 ok, 2 usage, otherwise the error's own (:mod:`imgpull.errors`), the highest where several references
+failed; 130 on Ctrl-C; 1 for anything that should not happen, and when the reader of a pipe has gone. Bad input is one
+line on stderr; a traceback is shown with ``-vv`` alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from imgpull.cli.app import commands
+from imgpull.cli.output import Output
+from imgpull.cli.settings import Settings
+from imgpull.errors import ImgpullError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line in ``arguments`` (``sys.argv`` by default) and return its exit code."""
+    settings = Settings()
+    try:
+        code = commands.main(args=arguments, prog_name="imgpull", standalone_mode=False, obj=settings)
+        sys.stdout.flush()
+    except SystemExit as ended:  # click ends so when the reader of a pipe has gone
+        return ended.code if isinstance(ended.code, int) else 1
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more on its way out, and would complain there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except BaseException as error:
+        return _report(error, Output(settings))
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: BaseException, output: Output) -> int:
+    """One line for ``error``, and the exit code that goes with it."""
+    if output.settings.verbosity > 1:
+        output.traceback(error)
+    match error:
+        case click.exceptions.NoArgsIsHelpError():
+            click.echo(error.format_message(), err=True)
+            return 2
+        case click.UsageError():
+            path = error.ctx.command_path if error.ctx is not None else "imgpull"
+            output.error(f"{error.format_message().rstrip('.')}; see '{path} --help'")
+            return 2
+        case click.ClickException():
+            output.error(error.format_message())
+            return error.exit_code
+        case ImgpullError():
+            output.error(str(error))
+            return error.exit_code
+        case KeyboardInterrupt() | click.Abort():
+            output.error("interrupted")
+            return 130
+    output.error(f"internal error: {type(error).__name__}: {error}; please report it with the output of -vv")
+    return 1

@@ -1,0 +1,160 @@
+"""What is known of a pull while it runs, from its events; the plain lines that say so.
+
+A :class:`Tracker` is the event sink of one pull. Events come from many threads, some at every block of a blob, so it
+only counts; what is shown is read off it, by the bars a few times a second and by the plain lines when a blob or layer
+reaches a state worth a line.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from imgpull.cli.output import Output, shown_size
+from imgpull.events import BlobAdvanced, BlobChanged, BlobState, Event, LayerChanged, LayerState, Resolved
+
+if TYPE_CHECKING:
+    from imgpull.store.images import Image
+
+__all__ = ["Blob", "Display", "Lines", "Outcome", "Silence", "Tracker", "short"]
+
+Outcome = Literal["fetched", "joined", "exists", "skipped"]
+
+_DIGITS = 12
+"""Hex digits of a digest that docker shows, too."""
+
+
+def short(digest: str) -> str:
+    """The first digits of a digest, for people."""
+    return digest.partition(":")[2][:_DIGITS]
+
+
+@dataclass(slots=True)
+class Blob:
+    """One blob of the pull."""
+
+    digest: str
+    size_bytes: int = 0
+    arrived_bytes: int = 0
+    """As far as this pull was told: what others fetched for it may be among it."""
+    state: BlobState = "waiting"
+    layer_state: LayerState | None = None
+
+    @property
+    def phase(self) -> str:
+        """waiting, fetching, joined, unpacking or done: what is going on now, in one word."""
+        if self.layer_state in ("applied", "exists"):
+            return "done"
+        if self.state in ("fetched", "exists", "skipped"):
+            return "unpacking" if self.layer_state == "unpacking" else "done"
+        return self.state  # joined: until the other caller's transfer shows as a layer state
+
+
+class Tracker:
+    """The event sink of the pull of ``reference``; ``tell`` is called, unlocked, after each change of a state."""
+
+    def __init__(self, reference: str, tell: Callable[[Tracker, Event], None] | None = None) -> None:
+        self.reference = reference
+        self.digest = ""
+        self._tell = tell
+        # Guards _blobs and what is in them.
+        self._lock = threading.Lock()
+        self._blobs: dict[str, Blob] = {}
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            self._note(event)
+        if self._tell is not None and not isinstance(event, BlobAdvanced):
+            self._tell(self, event)
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case BlobAdvanced():
+                self._blob(event.digest).arrived_bytes += event.advance_bytes
+            case BlobChanged():
+                blob = self._blob(event.digest)
+                blob.size_bytes, blob.state = event.size_bytes, event.state
+            case LayerChanged():
+                self._blob(event.digest).layer_state = event.state
+            case Resolved():
+                self.digest = event.digest
+
+    def _blob(self, digest: str) -> Blob:
+        return self._blobs.setdefault(digest, Blob(digest))
+
+    def blobs(self) -> list[Blob]:
+        """Copies, in the order they were first heard of."""
+        with self._lock:
+            return [
+                Blob(blob.digest, blob.size_bytes, blob.arrived_bytes, blob.state, blob.layer_state)
+                for blob in self._blobs.values()
+            ]
+
+    def outcome(self, digest: str) -> Outcome:
+        """How this pull came by the blob. Nothing heard of it: it was here before, nobody had to be asked."""
+        with self._lock:
+            blob = self._blobs.get(digest)
+            state = blob.state if blob is not None else "exists"
+        match state:
+            case "fetched" | "fetching":
+                return "fetched"
+            case "joined" | "skipped":
+                return state
+        return "exists"
+
+    @property
+    def fetched_bytes(self) -> int:
+        """What this pull itself had sent to it: not what it joined, nor the part an earlier attempt left behind."""
+        with self._lock:
+            fetched = [blob for blob in self._blobs.values() if blob.state == "fetched"]
+            return sum(blob.arrived_bytes or blob.size_bytes for blob in fetched)
+
+
+class Display(Protocol):
+    """Shows the pulls of one command while they run, between entering and leaving :meth:`running`."""
+
+    holds_terminal: bool
+    """Whether nothing else may be printed meanwhile."""
+
+    def running(self) -> AbstractContextManager[object]: ...
+    def track(self, reference: str) -> Tracker: ...
+    def finished(self, tracker: Tracker, image: Image | None) -> None:
+        """``image`` is None when the pull failed."""
+
+
+class Silence:
+    """Shows nothing."""
+
+    holds_terminal = False
+
+    def running(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def track(self, reference: str) -> Tracker:
+        return Tracker(reference)
+
+    def finished(self, tracker: Tracker, image: Image | None) -> None:
+        return
+
+
+class Lines(Silence):
+    """One plain line, on stderr, for each thing that came to its end."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def track(self, reference: str) -> Tracker:
+        return Tracker(reference, self._say)
+
+    def _say(self, tracker: Tracker, event: Event) -> None:
+        match event:
+            case Resolved():
+                self._output.note(f"{tracker.reference}: resolved to {event.digest}")
+            case BlobChanged() if event.state not in ("waiting", "fetching"):
+                size = shown_size(event.size_bytes)
+                self._output.note(f"{tracker.reference}: {short(event.digest)} {event.state} ({size})")
+            case LayerChanged() if event.state == "applied":
+                self._output.note(f"{tracker.reference}: {short(event.digest)} unpacked")

@@ -1,0 +1,7 @@
+"""From a registry into the content store: a pool of workers, one transfer per digest, joined by all who want it."""
+
+from imgpull.fetch.backoff import open_writer
+from imgpull.fetch.fetcher import Fetcher
+from imgpull.fetch.fetches import Boarding, Fetches
+
+__all__ = ["Boarding", "Fetcher", "Fetches", "open_writer"]

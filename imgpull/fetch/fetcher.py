@@ -1,0 +1,220 @@
+"""The fetcher: brings blobs from a registry into the content store, one transfer per digest.
+
+A transfer is a flight under ``blob://<digest>``: pulls that want the same digest board it. Its worker takes the key,
+looks again, opens the ref's writer, and only then a slot, so that whoever waits costs no slot (containerd took the slot
+first, and a leaked one hung every pull: #11864). A body that ends early is resumed where it ended, and so is a partial
+that an earlier attempt left, after its prefix was digested again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
+
+from imgpull.errors import (
+    AlreadyExistsError,
+    DigestMismatchError,
+    RegistryError,
+)
+from imgpull.events import BlobAdvanced, BlobChanged, BlobRequested, BlobState, EventSink, Woken
+from imgpull.fetch.backoff import open_writer
+from imgpull.locking import Cancellation, Flight, Flights, KeyedLock, Landed, Seat, Slots, fly_alone
+from imgpull.oci import Descriptor, Digest
+from imgpull.reference import Reference
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from imgpull.registry import Registry
+    from imgpull.store.content import ContentStore, Writer
+
+__all__ = ["Arrive", "Fetcher"]
+
+_BLOCK = 256 * 1024  # larger gained nothing and costs memory per worker (docs/decisions/threads.md)
+_WAITERS_PER_SLOT = 4  # workers that may wait for a key or a ref while every slot is used
+_STALLED_ATTEMPTS = 5
+_PROGRESS_BYTES = 1024 * 1024  # an attempt that brought this much does not count as stalled (c/image bodyReader)
+_log = logging.getLogger("imgpull.fetch")
+
+Arrive = Callable[[Cancellation, EventSink], None]
+"""Brings one blob into the store; runs on a worker that holds the blob's key, when the blob is not here."""
+
+
+class Fetcher:
+    """A pool of workers that fetch. Close it (or use ``with``): it waits for the transfers that still run."""
+
+    def __init__(
+        self,
+        content: ContentStore,
+        registry: Registry,
+        keys: KeyedLock,
+        flights: Flights[None] | None,
+        max_concurrent_fetches: int,
+    ) -> None:
+        """``flights``: where transfers are joined. None fetches each blob for each pull by itself; its workers then
+        wait for a ref inside their slots, as they did before containerd's change."""
+        self._content = content
+        self._registry = registry
+        self._keys = keys
+        self._flights = flights
+        self._slots = Slots(max_concurrent_fetches)
+        self._threads = max_concurrent_fetches * (_WAITERS_PER_SLOT if flights is not None else 1)
+        self._lock = threading.Lock()  # guards _pool, made by the first transfer
+        self._pool: ThreadPoolExecutor | None = None
+
+    def blob(self, reference: Reference, descriptor: Descriptor, landed: Landed[None], sink: EventSink) -> Seat[None]:
+        """Starts, or joins, the transfer of one blob."""
+
+        def arrive(cancel: Cancellation, say: EventSink) -> None:
+            self._transfer(reference, descriptor, cancel, say)
+
+        return self._board(descriptor, arrive, landed, sink)
+
+    def manifest(
+        self,
+        reference: Reference,
+        digest: Digest,
+        check: Callable[[bytes, str | None], object],
+        landed: Landed[None],
+        sink: EventSink,
+    ) -> Seat[None]:
+        """Starts, or joins, the fetch of a manifest or index. ``check`` gets its bytes, whose digest holds, and the
+        content type, and raises to keep it out of the store."""
+
+        def arrive(cancel: Cancellation, say: EventSink) -> None:
+            def asked(address: str, offset_bytes: int) -> None:
+                say(BlobRequested(digest, address, offset_bytes))
+
+            raw, content_type = self._registry.get_manifest(reference, digest, cancel, asked)
+            check(raw, content_type)
+            self.keep(raw, digest, cancel, say)
+
+        return self._board(Descriptor(media_type="", digest=digest, size_bytes=0), arrive, landed, sink)
+
+    def keep(self, raw: bytes, digest: Digest, cancel: Cancellation, say: EventSink) -> None:
+        """Stores bytes that are here already under their digest."""
+        try:
+            with self._open(f"manifest-{digest}", digest, len(raw), cancel, say) as writer:
+                if writer.offset_bytes:
+                    writer.restart()
+                writer.write(raw)
+                writer.commit(len(raw), digest)
+        except AlreadyExistsError:
+            _log.debug("manifest %s was stored by somebody else", digest)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _board(self, descriptor: Descriptor, arrive: Arrive, landed: Landed[None], sink: EventSink) -> Seat[None]:
+        def work(flight: Flight[None]) -> None:
+            self._once(descriptor, arrive, flight.cancel, flight.audience)
+
+        if self._flights is None:
+            return fly_alone(work, self._launch, landed, sink)
+        return self._flights.board(f"blob://{descriptor.digest}", work, self._launch, landed, sink)
+
+    def _launch(self, run: Callable[[], None]) -> None:
+        with self._lock:
+            if self._pool is None:
+                from concurrent.futures import ThreadPoolExecutor
+
+                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="imgpull-fetch")
+        self._pool.submit(run)
+
+    def _once(self, descriptor: Descriptor, arrive: Arrive, cancel: Cancellation, say: EventSink) -> None:
+        def told(state: BlobState) -> None:
+            say(BlobChanged(descriptor.digest, descriptor.size_bytes, state))
+
+        told("waiting")
+        key = f"blob://{descriptor.digest}"
+        with self._keys.hold(key, cancel=cancel) as held:
+            if held.waited:
+                say(Woken(key, found_held=False, slept_seconds=0.0))
+            if descriptor.digest in self._content:
+                told("exists")
+                return
+            arrive(cancel, say)
+        told("fetched")
+
+    def _open(self, ref: str, digest: Digest, total_bytes: int, cancel: Cancellation, say: EventSink) -> Writer:
+        return open_writer(
+            lambda: self._content.writer(ref, expected=digest, total_bytes=total_bytes), ref, cancel, say
+        )
+
+    def _transfer(self, reference: Reference, blob: Descriptor, cancel: Cancellation, say: EventSink) -> None:
+        """Fetches until the digest holds. Wrong bytes are dropped and asked for once more, from zero."""
+        avoid: set[str] = set()
+        for last_try in (False, True):
+            try:
+                with self._open(f"layer-{blob.digest}", blob.digest, blob.size_bytes, cancel, say) as writer:
+                    with self._slots.take(cancel):
+                        self._fill(writer, reference, blob, avoid, cancel, say)
+                    writer.commit(blob.size_bytes, blob.digest)
+                return
+            except AlreadyExistsError:
+                return
+            except DigestMismatchError:
+                if last_try:
+                    raise
+                _log.info("%s sent wrong bytes for %s: once more from zero", reference.domain, blob.digest)
+                say(BlobAdvanced(blob.digest, -blob.size_bytes))
+
+    def _fill(
+        self,
+        writer: Writer,
+        reference: Reference,
+        blob: Descriptor,
+        avoid: set[str],
+        cancel: Cancellation,
+        say: EventSink,
+    ) -> None:
+        """Until the partial is as long as the descriptor says; every attempt goes on where the last one ended.
+
+        ``avoid``: hosts not to ask while there are others; the one that answered is added, for the next try.
+        """
+        say(BlobChanged(blob.digest, blob.size_bytes, "fetching"))
+        say(BlobAdvanced(blob.digest, writer.offset_bytes))
+        retry, stalled, liars = self._registry.retry, 0, frozenset(avoid)
+        while writer.offset_bytes < blob.size_bytes:
+            before = writer.offset_bytes
+            try:
+                avoid.add(self._receive(writer, reference, blob, liars, cancel, say))
+            except RegistryError as error:
+                stalled = 0 if writer.offset_bytes - before >= _PROGRESS_BYTES else stalled + 1
+                if stalled >= _STALLED_ATTEMPTS or not retry.worth_retrying(error):
+                    raise
+                retry.pause(max(stalled, 1), error, cancel)
+
+    def _receive(
+        self,
+        writer: Writer,
+        reference: Reference,
+        blob: Descriptor,
+        avoid: frozenset[str],
+        cancel: Cancellation,
+        say: EventSink,
+    ) -> str:
+        """One GET, from where the partial ends; returns who answered it. The response ends in an error unless the
+        blob is complete, neither shorter nor longer than its descriptor says."""
+
+        def asked(address: str, offset_bytes: int) -> None:
+            say(BlobRequested(blob.digest, address, offset_bytes))
+
+        with self._registry.open_blob(reference, blob, writer.offset_bytes, cancel, asked, avoid) as body:
+            if body.offset_bytes != writer.offset_bytes:  # the Range was ignored; a partial and a whole never mix
+                say(BlobAdvanced(blob.digest, -writer.offset_bytes))
+                writer.restart()
+            block = memoryview(bytearray(_BLOCK))
+            while count := body.readinto(block):
+                writer.write(block[:count])
+                say(BlobAdvanced(blob.digest, count))
+            return body.host.address

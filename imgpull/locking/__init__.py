@@ -1,0 +1,38 @@
+"""Duplicate suppression inside one process: who may do a piece of work, and who waits for it.
+
+===================  ==================================================================================
+:class:`KeyedLock`   the protocol: one holder per key at a time, or (``exclusive = False``) no suppression
+:class:`KeyedMutex`  first come first served among threads, one wake-up per release
+:class:`NoSuppression`  never blocks: the arm of the benchmark that shows what suppression saves
+:class:`Cancellation`   how a caller takes back what it asked for
+:class:`Flights`     work that belongs to no caller: many board it, one flies it, the last to leave stops it
+:class:`Slots`       at most so many at once; always the last thing taken
+===================  ==================================================================================
+
+Keys are plain text, by containerd's convention ``blob://<digest>`` and ``sn://<snapshotter>/<chain ID>``.
+"""
+
+from __future__ import annotations
+
+from imgpull.locking.cancellation import Cancellation
+from imgpull.locking.flight import Audience, Flight, Flights, Landed, Launch, Seat, fly_alone
+from imgpull.locking.keyed_mutex import KeyedMutex
+from imgpull.locking.no_suppression import NoSuppression
+from imgpull.locking.protocol import Held, KeyedLock
+from imgpull.locking.slots import Slots
+
+__all__ = [
+    "Audience",
+    "Cancellation",
+    "Flight",
+    "Flights",
+    "Held",
+    "KeyedLock",
+    "KeyedMutex",
+    "Landed",
+    "Launch",
+    "NoSuppression",
+    "Seat",
+    "Slots",
+    "fly_alone",
+]

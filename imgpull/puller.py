@@ -1,0 +1,350 @@
+"""The conductor: what a pull is, stage by stage. Read :meth:`Puller._fly` first, then :meth:`Puller._begin`.
+
+A call is parsed, resolved (one HEAD serves all that wait for it) and boards the flight of its image. The flight runs on
+the image's own thread and belongs to nobody; callers wait on futures and hold no key.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from imgpull.calls import Call
+from imgpull.errors import PullTimeoutError, RegistryError
+from imgpull.events import EventSink, Resolved
+from imgpull.fetch import Fetcher, Fetches
+from imgpull.limits import Limits
+from imgpull.locking import Cancellation, Flight, Flights, KeyedLock, KeyedMutex, Landed, Seat, Slots, fly_alone
+from imgpull.oci import EMPTY_CHAIN_ID, Platform
+from imgpull.orders import Order, Policy, as_content, as_order, as_reference, cpus, find, is_complete, offline
+from imgpull.reference import Reference
+from imgpull.registry import Resolution, connect
+from imgpull.stages import Documents, Layers, blobs_to_fetch, pair_layers
+from imgpull.store.images import Content, Image
+from imgpull.unpack import Unpacker
+
+if TYPE_CHECKING:
+    from imgpull.registry import Credentials, Hosts
+    from imgpull.store import Store
+
+__all__ = ["Puller", "Traffic"]
+
+T = TypeVar("T")
+
+_FETCHES = 6
+"""Forty small layers gain up to six side by side, large ones nothing past three (docs/decisions/threads.md)."""
+_log = logging.getLogger("imgpull.puller")
+
+
+class Traffic:
+    """The live flights of one store in this process, whoever made the Puller."""
+
+    def __init__(self) -> None:
+        self.resolutions: Flights[Resolution] = Flights()
+        self.pulls: Flights[Image] = Flights()
+        self.blobs: Flights[None] = Flights()
+
+
+class Puller:
+    """Pulls images into a store. Thread-safe; make one and share it, or several on one store: they share their work.
+
+    ``keyed_lock``: None is the one keyed lock this process has for this store; ``NoSuppression()`` turns it and the
+    joining of pulls off. ``max_concurrent_fetches`` and ``max_concurrent_unpacks`` bound this Puller's work.
+    ``content``: ``"full"`` keeps every blob of an image, ``"lazy"`` does not fetch a layer whose chain is unpacked.
+    ``plain_http``: registries (``host[:port]``) spoken to without TLS, beside those on loopback.
+
+    Closing it (or leaving its ``with`` block) waits for its pulls; leaving by an exception cancels them first.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        keyed_lock: KeyedLock | None = None,
+        snapshotter: str = "overlay",
+        max_concurrent_fetches: int = _FETCHES,
+        max_concurrent_unpacks: int | None = None,
+        content: Content = "full",
+        plain_http: Iterable[str] = (),
+        hosts: Hosts | None = None,
+        credentials: Credentials | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._store = store
+        self._content = as_content(content)
+        self._snapshotter = snapshotter
+        self._limits = limits or Limits()
+        self._keys = keyed_lock if keyed_lock is not None else store.process_wide(KeyedMutex, "keyed_lock")
+        self._traffic = self._shared_traffic(keyed_lock)
+        self._max_concurrent_fetches = max_concurrent_fetches
+        self._registry = connect(tuple(plain_http), hosts, credentials, self._limits)
+        slots = Slots(max_concurrent_unpacks or cpus())
+        self._unpacker = Unpacker(store, self._keys, slots, snapshotter, self._limits)
+        self._fetcher = self._make_fetcher()
+        self._lock = threading.Lock()  # guards _calls, _threads and _closed
+        self._calls: set[Call] = set()
+        self._threads: set[threading.Thread] = set()
+        self._closed = False
+
+    # -- what a user calls ---------------------------------------------------------------------------------------
+
+    def pull(
+        self,
+        ref: str | Reference,
+        *,
+        platform: str | Platform | None = None,
+        policy: Policy = "always",
+        unpack: bool = True,
+        timeout_seconds: float | None = None,
+        cancel: Cancellation | None = None,
+        progress: EventSink | None = None,
+    ) -> Image:
+        """Pulls ``ref`` and returns its image; waits for the work, which may be another caller's.
+
+        ``policy``: ``always`` asks the registry whether the tag moved (one HEAD; nothing for a digest that is here),
+        ``missing`` only when it is not here, ``never`` not at all, ``newer`` as always, but content with what is here
+        when the registry can't be asked. ``timeout_seconds`` bounds this call: PullTimeoutError, while the work goes
+        on for others. ``cancel``: PullCancelledError. ``progress`` is called with each :class:`imgpull.Event`.
+        """
+        call = self._begin(ref, platform, policy, unpack, cancel, progress)
+        try:
+            return call.future.result(timeout_seconds)
+        except TimeoutError:
+            if not call.leave():
+                return call.future.result()
+            raise PullTimeoutError(f"{ref} was not pulled within {timeout_seconds} s: pull again to go on") from None
+        except BaseException:  # Ctrl-C among them: without effect where the call has ended
+            call.leave()
+            raise
+
+    def submit(
+        self,
+        ref: str | Reference,
+        *,
+        platform: str | Platform | None = None,
+        policy: Policy = "always",
+        unpack: bool = True,
+        timeout_seconds: float | None = None,
+        cancel: Cancellation | None = None,
+        progress: EventSink | None = None,
+    ) -> Future[Image]:
+        """:meth:`pull` without waiting: a future, whose ``cancel()`` leaves the pull. Raises only for bad arguments."""
+        call = self._begin(ref, platform, policy, unpack, cancel, progress)
+        if timeout_seconds is not None:
+            error = PullTimeoutError(f"{ref} was not pulled within {timeout_seconds} s: pull again to go on")
+            timer = threading.Timer(timeout_seconds, call.fail, (error,))
+            timer.daemon = True
+            call.future.add_done_callback(lambda _: timer.cancel())
+            timer.start()
+        return call.future
+
+    def resolve(self, ref: str | Reference, *, cancel: Cancellation | None = None) -> Resolution:
+        """Asks the registry what ``ref`` stands for; nothing is stored."""
+        return self._registry.resolve(as_reference(ref), cancel)
+
+    def close(self) -> None:
+        """Waits for what this Puller has begun. A second call does nothing."""
+        with self._lock:
+            self._closed = True
+            calls, threads = tuple(self._calls), tuple(self._threads)
+        for call in calls:
+            call.wait()
+        while threads:
+            for thread in threads:
+                thread.join()
+            with self._lock:
+                threads = tuple(self._threads)
+        self._fetcher.close()
+        self._registry.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None:
+            with self._lock:
+                calls = tuple(self._calls)
+            for call in calls:
+                call.leave()
+        self.close()
+
+    # -- from a call to a flight ---------------------------------------------------------------------------------
+
+    def _begin(
+        self,
+        ref: str | Reference,
+        platform: str | Platform | None,
+        policy: Policy,
+        unpack: bool,
+        cancel: Cancellation | None,
+        progress: EventSink | None,
+    ) -> Call:
+        order = as_order(ref, platform, policy, unpack, self._content, self._snapshotter)
+        call = Call(progress, cancel)
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("this Puller is closed")
+            self._calls.add(call)
+        call.future.add_done_callback(lambda _: self._calls.discard(call))
+        with call.failing():
+            self._start(call, order)
+        return call
+
+    def _start(self, call: Call, order: Order) -> None:
+        """Answers from the store where the policy lets us, else boards a resolution or, with a digest, the pull."""
+        here = find(self._store, order)
+        known = order.reference.digest or (here.digest if here and order.policy in ("missing", "never") else None)
+        if known and here and here.digest == known and is_complete(self._store, here, order):
+            call.finish(here)
+        elif known:
+            self._board_pull(call, order, Resolution(known))
+        elif order.offline:
+            raise offline(order.reference)
+        else:
+            self._board_resolution(call, order, here if order.policy == "newer" else None)
+
+    def _board_resolution(self, call: Call, order: Order, fallback: Image | None) -> None:
+        def work(flight: Flight[Resolution]) -> Resolution:
+            flight.depart()  # who comes from here on may be told only of what the registry says later
+            resolution = self._registry.resolve(order.reference, flight.cancel)
+            flight.audience(Resolved(str(order.reference), resolution.digest))
+            return resolution
+
+        def landed(resolution: Resolution | None, error: BaseException | None) -> None:
+            with call.failing():
+                enough = fallback is not None and is_complete(self._store, fallback, order)
+                if resolution is not None:
+                    self._resolved(call, order, resolution)
+                elif fallback is not None and enough and isinstance(error, RegistryError):
+                    _log.info("the registry could not be asked, using what is here: %s", error)
+                    call.finish(fallback)
+                elif error is not None:
+                    call.fail(error)
+
+        flights = self._traffic.resolutions if self._traffic else None
+        key = (self._registry, order.reference)
+        self._board(call, flights, key, work, landed, f"imgpull-resolve {order.reference.familiar}")
+
+    def _resolved(self, call: Call, order: Order, resolution: Resolution) -> None:
+        here = find(self._store, order)
+        if here and here.digest == resolution.digest and is_complete(self._store, here, order):
+            call.finish(here)
+        else:
+            self._board_pull(call, order, resolution)
+
+    def _board_pull(self, call: Call, order: Order, resolution: Resolution) -> None:
+        def work(flight: Flight[Image]) -> Image:
+            return self._fly(flight, order, resolution)
+
+        def landed(image: Image | None, error: BaseException | None) -> None:
+            with call.failing():
+                if image is not None:
+                    call.finish(self._named(image, order.reference))
+                elif error is not None:
+                    call.fail(error)
+
+        flights = self._traffic.pulls if self._traffic else None
+        key = order.flight_key(resolution.digest)
+        self._board(call, flights, key, work, landed, f"imgpull-unpack {order.reference.familiar}")
+
+    def _board(
+        self,
+        call: Call,
+        flights: Flights[T] | None,
+        key: Hashable,
+        work: Callable[[Flight[T]], T],
+        landed: Landed[T],
+        name: str,
+    ) -> None:
+        def launch(run: Callable[[], None]) -> None:
+            self._launch(run, name)
+
+        def board() -> Seat[T]:
+            if flights is None:
+                return fly_alone(work, launch, landed, call.say)
+            return flights.board(key, work, launch, landed, call.say)
+
+        call.sit(board)
+
+    def _launch(self, run: Callable[[], None], name: str) -> None:
+        def main() -> None:
+            try:
+                run()
+            finally:
+                with self._lock:
+                    self._threads.discard(thread)
+
+        # A daemon: an interpreter that exits must not wait for a pull nobody waits for; its partials stay.
+        thread = threading.Thread(target=main, name=name, daemon=True)
+        with self._lock:
+            self._threads.add(thread)
+        try:
+            thread.start()
+        except BaseException:
+            with self._lock:
+                self._threads.discard(thread)
+            raise
+
+    # -- the pull ------------------------------------------------------------------------------------------------
+
+    def _fly(self, flight: Flight[Image], order: Order, resolution: Resolution) -> Image:
+        """One pull, from a digest to an image record; runs on the image's own thread and holds no key of its own."""
+        cancel, say, store = flight.cancel, flight.audience, self._store
+        with self._fetching() as fetcher, Fetches(cancel, say) as fetches:
+            documents = Documents(store, fetcher, order.reference, self._limits, cancel, say, order.offline)
+            manifest = documents.manifest(resolution.digest, resolution.raw, order.platform)
+            config = documents.config(manifest, order.platform)
+            layers = pair_layers(manifest, config)
+            source = Layers(documents, manifest, fetches)
+            source.start(blobs_to_fetch(self._content, store, manifest, layers, order.unpack, say))
+            chain_id = layers[-1].chain_id if layers else EMPTY_CHAIN_ID
+            if order.unpack:
+                self._unpacker.unpack(layers, manifest.layers, source, cancel, say)
+            fetches.wait_all()
+            image = Image(
+                reference=str(order.reference),
+                digest=resolution.digest,
+                manifest_digest=manifest.digest,
+                platform=config.platform.normalised,
+                config=config,
+                layers=layers,
+                chain_id=chain_id,
+                size_bytes=manifest.size_bytes,
+                content=self._content,
+                snapshotter=self._snapshotter,
+                unpacked=order.unpack,
+            )
+            store.images.put(image)
+            return image
+
+    @contextmanager
+    def _fetching(self) -> Iterator[Fetcher]:
+        """This Puller's fetcher; without suppression one for this pull alone, as containerd had a limiter per pull."""
+        if self._traffic is not None:
+            yield self._fetcher
+        else:
+            with self._make_fetcher() as fetcher:
+                yield fetcher
+
+    def _make_fetcher(self) -> Fetcher:
+        blobs = self._traffic.blobs if self._traffic else None
+        return Fetcher(self._store.content, self._registry, self._keys, blobs, self._max_concurrent_fetches)
+
+    def _shared_traffic(self, keyed_lock: KeyedLock | None) -> Traffic | None:
+        if keyed_lock is None:
+            return self._store.process_wide(Traffic, "traffic")
+        return Traffic() if keyed_lock.exclusive else None
+
+    def _named(self, image: Image, reference: Reference) -> Image:
+        """The image under the caller's own reference; one of another name joined the same flight by its digest."""
+        if image.reference == str(reference):
+            return image
+        named = replace(image, reference=str(reference))
+        self._store.images.put(named)
+        return named

@@ -1,0 +1,177 @@
+"""The stages of one pull that are more than a call: reading the documents, choosing the blobs, handing layers over."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imgpull.errors import LimitExceededError
+from imgpull.events import BlobChanged, EventSink
+from imgpull.fetch import Boarding, Fetcher, Fetches
+from imgpull.limits import Limits
+from imgpull.locking import Cancellation
+from imgpull.oci import (
+    Descriptor,
+    Digest,
+    ImageConfig,
+    Index,
+    Manifest,
+    Platform,
+    chain_ids,
+    check_layers,
+    parse_document,
+)
+from imgpull.orders import offline
+from imgpull.reference import Reference
+from imgpull.store.images import Content, Layer
+
+if TYPE_CHECKING:
+    from imgpull.store import Store
+
+__all__ = ["Documents", "Layers", "blobs_to_fetch", "pair_layers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Reads manifests and config of one image, from the store where they are here, else through the fetcher."""
+
+    store: Store
+    fetcher: Fetcher
+    reference: Reference
+    limits: Limits
+    cancel: Cancellation
+    say: EventSink
+    offline: bool
+
+    def manifest(self, digest: Digest, raw: bytes | None, platform: Platform) -> Manifest:
+        """The image manifest for ``platform`` at or below ``digest``; ``raw``: its bytes, if they came already.
+
+        Raises PlatformNotFoundError, and InvalidImageError for an index that goes deeper than the limits allow.
+        """
+        if raw is not None:
+            parse_document(raw, algorithm=digest.algorithm)
+            self.fetcher.keep(raw, digest, self.cancel, self.say)
+        media_type: str | None = None
+        for _ in range(self.limits.index_depth + 1):
+            document = self._document(digest, media_type)
+            if isinstance(document, Manifest):
+                document.require_image()
+                return document
+            if len(document.manifests) > self.limits.index_nodes:
+                raise _too_large(digest, "manifests", self.limits.index_nodes)
+            chosen = document.select(platform)
+            digest, media_type = chosen.digest, chosen.media_type
+        raise _too_large(digest, "levels of indexes", self.limits.index_depth)
+
+    def config(self, manifest: Manifest, platform: Platform) -> ImageConfig:
+        """The image's config, checked before any layer is asked for: its platform, and a diff ID for each layer."""
+        descriptor = manifest.config
+        if descriptor.size_bytes > self.limits.config_bytes:
+            raise _too_large(descriptor.digest, "bytes", self.limits.config_bytes)
+        if descriptor.data is not None and descriptor.digest not in self.store.content:
+            self.fetcher.keep(descriptor.data, descriptor.digest, self.cancel, self.say)
+        self._bring(descriptor, lambda landed, sink: self.fetcher.blob(self.reference, descriptor, landed, sink))
+        config = ImageConfig.parse(self._read(descriptor.digest))
+        if not platform.matches(config.platform):
+            raise platform.not_found([config.platform])
+        check_layers(manifest, config, self.limits)
+        return config
+
+    def _document(self, digest: Digest, media_type: str | None) -> Manifest | Index:
+        def check(raw: bytes, content_type: str | None) -> object:
+            return parse_document(raw, content_type, media_type, algorithm=digest.algorithm)
+
+        descriptor = Descriptor(media_type=media_type or "", digest=digest, size_bytes=0)
+        self._bring(descriptor, lambda landed, sink: self.fetcher.manifest(self.reference, digest, check, landed, sink))
+        return parse_document(self._read(digest), None, media_type, algorithm=digest.algorithm)
+
+    def _bring(self, descriptor: Descriptor, boarding: Boarding) -> None:
+        if descriptor.digest in self.store.content:
+            return
+        if self.offline:
+            raise offline(self.reference, descriptor.digest)
+        with Fetches(self.cancel, self.say) as fetches:
+            fetches.board(descriptor, boarding)
+            fetches.wait(descriptor.digest)
+
+    def _read(self, digest: Digest) -> bytes:
+        with self.store.content.open(digest) as blob:
+            return blob.read()
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Hands the unpacker its layers: those that were asked for once they are here, others fetched when missed."""
+
+    documents: Documents
+    manifest: Manifest
+    fetches: Fetches
+
+    def start(self, blobs: Sequence[Descriptor]) -> None:
+        """Begins to fetch ``blobs``. Raises OfflineError."""
+        for blob in blobs:
+            if self.documents.offline:
+                raise offline(self.documents.reference, blob.digest)
+            self.fetches.board(blob, self._boarding(blob))
+
+    @contextmanager
+    def open(self, digest: Digest) -> Iterator[io.FileIO]:
+        """The bytes of a layer's blob, once it is here. Raises what its fetch raised."""
+        content = self.documents.store.content
+        if digest not in content:
+            # Asked for already, as a rule. Not so a layer of "lazy" whose snapshot was removed since we looked.
+            self.start([layer for layer in self.manifest.layers if layer.digest == digest])
+            self.fetches.wait(digest)
+        with content.open(digest) as blob:
+            yield blob
+
+    def _boarding(self, blob: Descriptor) -> Boarding:
+        documents = self.documents
+        return lambda landed, sink: documents.fetcher.blob(documents.reference, blob, landed, sink)
+
+
+def pair_layers(manifest: Manifest, config: ImageConfig) -> tuple[Layer, ...]:
+    """This manifest's layers with the config's diff IDs and the chain IDs that follow from them."""
+    chains = chain_ids(config.diff_ids)
+    return tuple(
+        Layer(blob.digest, blob.media_type, blob.size_bytes, diff_id, chain_id)
+        for blob, diff_id, chain_id in zip(manifest.layers, config.diff_ids, chains, strict=True)
+    )
+
+
+def blobs_to_fetch(
+    content: Content, store: Store, manifest: Manifest, layers: Sequence[Layer], unpack: bool, say: EventSink
+) -> list[Descriptor]:
+    """The layers to ask the registry for, each digest once, bottom first; of the others it is said why not."""
+    first_needed = _FIRST_NEEDED[content](store, layers) if unpack else 0
+    needed = {layer.digest for layer in layers[first_needed:]}
+    missing: list[Descriptor] = []
+    for blob in dict.fromkeys(manifest.layers):
+        if blob.digest in store.content:
+            say(BlobChanged(blob.digest, blob.size_bytes, "exists"))
+        elif blob.digest not in needed:
+            say(BlobChanged(blob.digest, blob.size_bytes, "skipped"))
+        elif blob.digest not in {other.digest for other in missing}:
+            missing.append(blob)
+    return missing
+
+
+def _first_without_snapshot(store: Store, layers: Sequence[Layer]) -> int:
+    """A snapshot keeps its parents, so the topmost one that is here answers for all below it."""
+    for height in range(len(layers), 0, -1):
+        if layers[height - 1].chain_id in store.snapshots:
+            return height
+    return 0
+
+
+_FIRST_NEEDED: Mapping[Content, Callable[[Store, Sequence[Layer]], int]] = {
+    "full": lambda _store, _layers: 0,
+    "lazy": _first_without_snapshot,
+}
+
+
+def _too_large(digest: Digest, what: str, limit: int) -> LimitExceededError:
+    return LimitExceededError(f"{digest} has more than {limit} {what}", limit=what)

@@ -1,0 +1,212 @@
+"""Active snapshots: directories a layer is being written to, not yet anybody's parent.
+
+On disk ``active/<first 32 hex digits of sha256(key)>/{active.json, snapshot/fs/}``. The key's digest is the name, so
+that one ``mkdir`` decides between two that want the same key, in whatever process. The directory is mode 0700 and held
+exclusively by who made it; ``snapshot/`` in it is what a commit moves away, without the hold.
+
+One with a *target* (the ChainID it is to become) is scratch of an unpack: when its process is gone it is removed at
+the next open, since the layer can be applied again. One without a target is the caller's own work, and stays until it
+is committed or removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from imgpull.errors import AlreadyExistsError, SnapshotInUseError, SnapshotNotFoundError
+from imgpull.store.filesystem import make_directory
+from imgpull.store.snapshots.holds import Hold
+from imgpull.store.snapshots.records import changed_labels
+from imgpull.store.snapshots.removal import remove_tree
+
+__all__ = ["Active", "Actives"]
+
+_ROOT_MODE = 0o755
+"""Of a layer's root when neither the layer nor a parent says otherwise (containerd's testsuite, RootPermission)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """A snapshot that is being written."""
+
+    key: str
+    path: Path
+    """Write the layer's own tree here, and only that: what lies in the parents is not in it."""
+    parent: str | None
+    target: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_at: str = ""
+
+
+class Actives:
+    """The directory ``active/`` and this process's holds on what is in it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        # Guards _holds: by key, the hold on its directory and, with a parent, the one on the parent's.
+        self._lock = threading.Lock()
+        self._holds: dict[str, list[Hold]] = {}
+
+    def make(self, active: Active, parent_hold: Hold | None) -> Active:
+        """Make the directory of ``active`` (its path is filled in). ``parent_hold`` is kept as long as it is held here.
+
+        Raises AlreadyExistsError where the key is taken, OSError."""
+        place = self._place(active.key)
+        hold = self._claim_new(place, active.key)
+        try:
+            made = replace(active, path=_tree(place))
+            make_directory(made.path.parent)
+            os.mkdir(made.path)
+            os.chmod(made.path, _ROOT_MODE)
+            self._record(made)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                remove_tree(place)
+            hold.release()
+            raise
+        with self._lock:
+            self._holds[active.key] = [hold, *([parent_hold] if parent_hold else [])]
+        return made
+
+    def _claim_new(self, place: Path, key: str) -> Hold:
+        while True:
+            make_directory(place)
+            with contextlib.suppress(FileNotFoundError):
+                hold = Hold.take(place, exclusive=True)
+                # Free and without a record: we made it, or somebody died between making it and writing that.
+                if hold is not None and not os.listdir(hold.fd):
+                    return hold
+                if hold is not None:
+                    hold.release()
+                raise AlreadyExistsError(f"the snapshot key {key!r} is taken: choose another, or remove it", key=key)
+            # remove_dead took it for a dead one before we held it: make it again.
+
+    def _record(self, active: Active) -> None:
+        """Write ``active.json``, replacing it in one step. Raises OSError."""
+        place = self._place(active.key)
+        document = {
+            "key": active.key,
+            "parent": active.parent,
+            "target": active.target,
+            "labels": dict(active.labels),
+            "created_at": active.created_at,
+        }
+        scratch = place / "active.json.new"
+        with scratch.open("w", encoding="ascii") as file:
+            file.write(json.dumps(document))
+            if active.target is None:
+                # Somebody's own work must be told from scratch after a power cut too.
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(scratch, place / "active.json")
+
+    def get(self, key: str) -> Active | None:
+        """The active snapshot of this key, whoever made it."""
+        return _read(self._place(key))
+
+    def relabel(self, key: str, labels: Mapping[str, str | None]) -> Active:
+        """Change labels; None takes one away. Raises SnapshotNotFoundError, OSError."""
+        active = self.get(key)
+        if active is None:
+            raise _missing(key)
+        active = replace(active, labels=changed_labels(active.labels, labels))
+        self._record(active)
+        return active
+
+    def list(self) -> Iterator[Active]:
+        """All of them, in no order that means anything."""
+        for place in sorted(self._root.iterdir()) if self._root.is_dir() else []:
+            active = _read(place)
+            if active is not None:
+                yield active
+
+    @contextlib.contextmanager
+    def held(self, key: str) -> Iterator[Active]:
+        """The active snapshot, held by this call alone. When the block ends well, what is left of it is removed and the
+        key is free; when it raises, all is as before. Raises SnapshotNotFoundError, or
+        SnapshotInUseError where another thread or process is at it, OSError."""
+        with self._lock:
+            kept = self._holds.pop(key, None)
+        place = self._place(key)
+        holds = kept or [self._take(place, key)]
+        try:
+            active = _read(place)
+            if active is None:
+                raise _missing(key)
+            yield active
+            remove_tree(place)
+        except BaseException:
+            if kept:
+                with self._lock:
+                    self._holds[key] = kept
+            else:
+                holds[0].release()
+            raise
+        for hold in holds:
+            hold.release()
+
+    def _take(self, place: Path, key: str) -> Hold:
+        try:
+            hold = Hold.take(place, exclusive=True)
+        except FileNotFoundError:
+            raise _missing(key) from None
+        if hold is None:
+            raise SnapshotInUseError(
+                f"the active snapshot {key!r} is being written by another thread or process", path=str(place)
+            )
+        return hold
+
+    def remove_dead(self) -> None:
+        """Remove scratch whose process is gone. Raises OSError."""
+        for place in sorted(self._root.iterdir()) if self._root.is_dir() else []:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                hold = Hold.take(place, exclusive=True)
+                if hold is None:
+                    continue
+                with hold:
+                    active = _read(place)
+                    if active is None or active.target is not None:
+                        remove_tree(place)
+
+    def close(self) -> None:
+        """Let go of all holds; the directories stay."""
+        with self._lock:
+            holds, self._holds = self._holds, {}
+        for hold in (hold for kept in holds.values() for hold in kept):
+            hold.release()
+
+    def _place(self, key: str) -> Path:
+        return self._root / hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _read(place: Path) -> Active | None:
+    try:
+        document = json.loads((place / "active.json").read_bytes())
+        return Active(
+            document["key"],
+            _tree(place),
+            document["parent"],
+            document["target"],
+            document["labels"],
+            document["created_at"],
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (KeyError, TypeError, ValueError):
+        # Cut short by a power cut: scratch is not synced. As good as not there.
+        return None
+
+
+def _tree(place: Path) -> Path:
+    return place / "snapshot" / "fs"
+
+
+def _missing(key: str) -> SnapshotNotFoundError:
+    return SnapshotNotFoundError(f"there is no active snapshot {key!r}: prepare it first")

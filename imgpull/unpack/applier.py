@@ -1,0 +1,257 @@
+"""Applies one layer's entries to a directory of its own, so that it and its journal over the parents' view equal the
+parents' tree with the layer unpacked onto it (image-spec layer.md, "Applying Changesets").
+
+Rules where tools differ (docs/decisions):
+
+- the last entry of a name wins; a directory over a directory keeps the contents and takes the attributes;
+- ``..`` in a name is refused, a leading ``/`` means nothing, targets of symbolic links are kept verbatim;
+- an entry whose parent is a symbolic link goes where the link leads inside the root, a directory entry *over* a
+  symbolic link replaces it;
+- a parent that only lower layers have keeps its attributes; one that nobody has is 0755, root's, of 1970;
+- whiteouts mean lower layers whatever their order: see :mod:`imgpull.unpack.whiteouts`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from imgpull.errors import ImgpullError
+from imgpull.limits import Limits
+from imgpull.store.snapshots.layer import Journal
+from imgpull.store.snapshots.merged import MergedTree
+from imgpull.unpack.entry import Entry, Kind
+from imgpull.unpack.links import HardLinks
+from imgpull.unpack.marks import Marks
+from imgpull.unpack.metadata import DEFAULT_DIRECTORY, Attributes, Metadata, attributes_of
+from imgpull.unpack.owntree import Directory, OwnTree
+from imgpull.unpack.paths import Paths
+from imgpull.unpack.refusals import exceeded, from_os_error, invalid, unsafe
+from imgpull.unpack.tar import TarReader
+from imgpull.unpack.whiteouts import PREFIX, WhiteoutOrderError, Whiteouts
+
+__all__ = ["Applied", "Applier", "WhiteoutOrderError"]
+
+_CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PRIVATE = 0o600
+_NOT_PLAIN = (b"", b".", b"..")
+_MAJOR_MAX, _MINOR_MAX = 2**12 - 1, 2**20 - 1
+"""Linux device numbers; what is larger would be cut off by mknod without a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of a layer."""
+
+    journal: Journal
+    entries: int
+    """Entries in the archive, whiteouts included."""
+    size_bytes: int
+    """Of this layer's own regular files."""
+    inodes: int
+    """This layer's own, its root directory included."""
+    skipped: Counter[str]
+    """What was left out (devices, owners, attributes) by reason; empty for a privileged process and most images."""
+
+
+class Applier:
+    """Applies one archive, once. Use it in a ``with`` block; ``root_fd`` and ``lower`` stay the caller's.
+
+    ``root_fd`` is an empty directory that nobody else writes to, opened for reading. ``privileged``: owners, devices
+    and privileged attributes are set, not skipped. ``hidden``: see :class:`WhiteoutOrderError`.
+    """
+
+    def __init__(
+        self,
+        root_fd: int,
+        lower: MergedTree,
+        *,
+        privileged: bool,
+        limits: Limits,
+        layer: str,
+        hidden: Marks | None = None,
+    ) -> None:
+        self._lower = lower
+        self._limits = limits
+        self._layer = layer
+        self._tree = OwnTree(root_fd)
+        self._paths = Paths(self._tree, lower, limits, layer)
+        if hidden is not None:
+            self._paths.hidden = hidden
+        self._metadata = Metadata(root_fd, layer, privileged=privileged)
+        self._whiteouts = Whiteouts(self._tree, lower, limits, layer)
+        self._links = HardLinks(self._tree, self._paths, lower, self._metadata, layer)
+        self._make: dict[Kind, Callable[[Entry, Directory, bytes], None]] = {
+            "directory": self._directory,
+            "symlink": self._symlink,
+            "hardlink": self._links.make,
+            "char": self._device,
+            "block": self._device,
+            "fifo": self._fifo,
+        }
+
+    def apply(self, reader: TarReader) -> Applied:
+        """Read all entries and make them; what lies behind the archive is the caller's to drain.
+
+        Raises UnsafeEntryError, InvalidArchiveError, LimitExceededError, StoreFullError, StoreError, and what the
+        reader's source raises. After an error the directory is to be thrown away.
+        """
+        entries = 0
+        name = b""
+        try:
+            for entry in reader:
+                entries += 1
+                name = entry.name
+                self._apply_entry(entry, reader)
+            name = b""
+            journal = self._settle()
+        except ImgpullError:
+            raise
+        except OSError as error:
+            raise from_os_error(self._layer, name, error) from error
+        tree = self._tree
+        return Applied(journal, entries, tree.size_bytes, tree.inodes, self._metadata.skipped)
+
+    def _apply_entry(self, entry: Entry, reader: TarReader) -> None:
+        name = entry.name
+        if len(name) > self._limits.path_bytes:
+            raise exceeded(self._layer, name, f"has a name of {len(name)} bytes", "path_bytes")
+        plain = name.rstrip(b"/")
+        cut = plain.rfind(b"/") + 1
+        prefix, base = plain[:cut], plain[cut:]
+        if base in _NOT_PLAIN or PREFIX in plain:
+            parts = [part for part in plain.split(b"/") if part not in (b"", b".")]
+            if b".." in parts:
+                raise unsafe(self._layer, name, "has '..' in its name")
+            if not parts:
+                self._root(entry)
+                return
+            if PREFIX in plain and self._whiteouts.take(entry, parts, self._paths):
+                return
+            prefix, base = b"/".join(parts[:-1]), parts[-1]
+        parent = self._paths.parent(prefix, name) if prefix else self._tree.root
+        if entry.kind == "file":
+            self._file(entry, parent, base, reader)
+        else:
+            self._make[entry.kind](entry, parent, base)
+
+    # -- one method a kind ---------------------------------------------------------------------------------------
+
+    def _root(self, entry: Entry) -> None:
+        if entry.kind != "directory":
+            raise unsafe(self._layer, entry.name, f"would make the root directory a {entry.kind}")
+        self._tree.root.attributes = attributes_of(entry)
+
+    def _directory(self, entry: Entry, parent: Directory, base: bytes) -> None:
+        directory = parent.children.get(base) or self._paths.make_directory(parent, base)
+        directory.attributes = attributes_of(entry)
+
+    def _file(self, entry: Entry, parent: Directory, base: bytes, reader: TarReader) -> None:
+        self._paths.placing(parent, base)
+        try:
+            fd = os.open(base, _CREATE, _PRIVATE, dir_fd=self._tree.fd(parent))
+        except FileExistsError:
+            self._paths.clear(parent, base)
+            fd = os.open(base, _CREATE, _PRIVATE, dir_fd=self._tree.fd(parent))
+        try:
+            for piece in reader.payload():
+                written = os.write(fd, piece)
+                while written < len(piece):
+                    written += os.write(fd, piece[written:])
+            attributes = Attributes(entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.xattrs)
+            true_mode = self._metadata.finish_file(fd, attributes, entry.name)
+        finally:
+            os.close(fd)
+        self._tree.inodes += 1
+        self._tree.size_bytes += entry.size_bytes
+        if true_mode is not None:
+            self._tree.modes[(*parent.path, base)] = true_mode
+
+    def _symlink(self, entry: Entry, parent: Directory, base: bytes) -> None:
+        if not entry.linkname:
+            raise invalid(self._layer, entry.name, "is a symbolic link to nothing")
+        self._special(entry, parent, base, lambda fd: os.symlink(entry.linkname, base, dir_fd=fd))
+
+    def _fifo(self, entry: Entry, parent: Directory, base: bytes) -> None:
+        self._special(entry, parent, base, lambda fd: os.mkfifo(base, _PRIVATE, dir_fd=fd))
+
+    def _device(self, entry: Entry, parent: Directory, base: bytes) -> None:
+        major, minor = entry.devmajor, entry.devminor
+        if not (0 <= major <= _MAJOR_MAX and 0 <= minor <= _MINOR_MAX):
+            raise unsafe(self._layer, entry.name, f"has device number {major}:{minor}, which Linux does not have")
+        if entry.kind == "char" and major == minor == 0:
+            raise unsafe(self._layer, entry.name, "is character device 0:0, overlayfs' own whiteout")
+        if not self._metadata.privileged:
+            self._metadata.skipped["devices (not privileged)"] += 1
+            return
+        mode = _PRIVATE | (stat.S_IFCHR if entry.kind == "char" else stat.S_IFBLK)
+        number = os.makedev(major, minor)
+        try:
+            self._special(entry, parent, base, lambda fd: os.mknod(base, mode, number, dir_fd=fd))
+        except PermissionError as error:
+            if error.errno != errno.EPERM:
+                raise
+            self._metadata.skipped["devices (not permitted)"] += 1
+
+    def _special(self, entry: Entry, parent: Directory, base: bytes, make: Callable[[int], None]) -> None:
+        self._paths.placing(parent, base)
+        try:
+            make(self._tree.fd(parent))
+        except FileExistsError:
+            self._paths.clear(parent, base)
+            make(self._tree.fd(parent))
+        self._tree.inodes += 1
+        self._metadata.finish_special(
+            self._tree.fd(parent), base, attributes_of(entry), entry.name, link=entry.kind == "symlink"
+        )
+
+    # -- what only the whole layer can tell ----------------------------------------------------------------------
+
+    def _settle(self) -> Journal:
+        self._whiteouts.resolve(self._paths.lower_links)
+        marks = self._whiteouts.marks
+        self._links.bring(marks)
+        order = [self._tree.root]
+        for directory in order:
+            order.extend(directory.children.values())
+            if not directory.below and directory.parent is not None and directory.parent.below:
+                marks.opaque(directory.path)
+        # Deepest first: a parent's mode may shut out an unprivileged process, and making things changes its times.
+        for directory in reversed(order):
+            self._finish_directory(directory, marks)
+        return self._whiteouts.journal()
+
+    def _finish_directory(self, directory: Directory, marks: Marks) -> None:
+        attributes = directory.attributes or self._implied(directory, marks)
+        fd = self._tree.fd(directory)
+        true_mode = self._metadata.finish_directory(fd, attributes, b"/".join(directory.path))
+        if true_mode is not None:
+            self._tree.modes[directory.path] = true_mode
+
+    def _implied(self, directory: Directory, marks: Marks) -> Attributes:
+        """What lower layers say of it. Decided last, so that it doesn't depend on the order of whiteouts."""
+        path = directory.path
+        if not directory.below or marks.hides(path):
+            return DEFAULT_DIRECTORY
+        node = self._lower.lookup(path)
+        return attributes_of(node) if node is not None and node.is_directory else DEFAULT_DIRECTORY
+
+    # -- life cycle ----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the descriptors held. A second call does nothing."""
+        self._tree.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

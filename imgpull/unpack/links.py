@@ -1,0 +1,182 @@
+"""Hard links: within the layer, and to what lower layers have.
+
+A link into a lower layer brings its target into this one (as overlayfs copies up), so that both names are one inode
+in one layer and whoever copies the tree sees the group. Inodes of lower layers are linked, never changed: entries of
+this layer replace names. Nothing is ever copied by name as a fallback for a missing target (CVE-2026-87910).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from imgpull.store.snapshots.layer import TreePath
+from imgpull.store.snapshots.merged import MergedTree
+from imgpull.store.snapshots.node import Node
+from imgpull.unpack.entry import Entry
+from imgpull.unpack.marks import Marks
+from imgpull.unpack.metadata import Metadata, attributes_of
+from imgpull.unpack.owntree import Directory, OwnTree
+from imgpull.unpack.paths import Paths, Place
+from imgpull.unpack.refusals import invalid, unsafe
+
+__all__ = ["HardLinks"]
+
+_CANT_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Another file system, one without hard links, or fs.protected_hardlinks: then it is copied, inode for inode."""
+_COPY_BYTES = 1 << 20
+_CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_Inode = tuple[int, int]
+
+
+class HardLinks:
+    """Makes the hard links of one layer; :meth:`bring` completes the groups once its whiteouts are known."""
+
+    def __init__(self, tree: OwnTree, paths: Paths, lower: MergedTree, metadata: Metadata, layer: str) -> None:
+        self._tree = tree
+        self._paths = paths
+        self._lower = lower
+        self._metadata = metadata
+        self._layer = layer
+        self._targets: dict[TreePath, Node] = {}
+        self._copies: dict[_Inode, tuple[Directory, bytes, int]] = {}  # lower inode → name and inode of ours
+
+    def make(self, entry: Entry, parent: Directory, name: bytes) -> None:
+        """One hard link entry. The link gets none of the entry's metadata: the inode has its own (CVE-2021-32760).
+
+        Raises InvalidArchiveError where there is no such target, or it is a directory or the link itself.
+        """
+        parts = [part for part in entry.linkname.split(b"/") if part not in (b"", b".")]
+        if not parts:
+            raise invalid(self._layer, entry.name, "is a hard link to nothing")
+        if b".." in parts:
+            raise unsafe(self._layer, entry.name, "has '..' in its target")
+        place = self._paths.locate(parts[:-1], entry.name, linking=True)
+        target = (*place.path, parts[-1])
+        directory = place.own[-1]
+        if directory is not None and parts[-1] in directory.children:
+            raise invalid(self._layer, entry.name, "is a hard link to a directory")
+        child = parent.children.get(name)
+        if target == (*parent.path, name) or (child is not None and child in place.own):
+            raise invalid(self._layer, entry.name, "is a hard link to itself, or to what it takes the place of")
+        self._paths.placing(parent, name)
+        below = place.below
+        if directory is not None:
+            if self._link_own(directory, parts[-1], parent, name):
+                if self._tree.modes and target in self._tree.modes:
+                    self._tree.modes[(*parent.path, name)] = self._tree.modes[target]
+                return
+            below = directory.below
+        node = self._lower.lookup(target) if below else None
+        if node is None or node.is_directory:
+            raise invalid(self._layer, entry.name, f"is a hard link to {os.fsdecode(entry.linkname)!r}, not there")
+        self._targets.setdefault(target, node)
+        self._link_lower(node, parent, name)
+
+    def _link_own(self, directory: Directory, target: bytes, parent: Directory, name: bytes) -> bool:
+        """False where the target does not exist in this layer."""
+        for _ in range(2):
+            source_fd = self._tree.fd(directory)
+            parent_fd = self._tree.fd(parent)
+            try:
+                os.link(target, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+                return True
+            except FileExistsError:
+                # ENOENT comes before EEXIST: the target is there, so what is in the way may go.
+                self._paths.clear(parent, name)
+            except FileNotFoundError:
+                return False
+        raise AssertionError("a name taken away is still there")
+
+    def _link_lower(self, node: Node, parent: Directory, name: bytes) -> None:
+        inode = (node.stat.st_dev, node.stat.st_ino)
+        if self._tree.link_target(parent, name) is not None or name in parent.children:
+            self._paths.clear(parent, name)
+        if inode not in self._copies or not self._link_copy(inode, parent, name):
+            try:
+                node.link_to(self._tree.fd(parent), name)
+            except OSError as error:
+                if error.errno not in _CANT_LINK:
+                    raise
+                self._copy(node, parent, name)
+        if node.lifted or not self._metadata.privileged and node.is_regular and not node.permissions & 0o400:
+            self._tree.modes[(*parent.path, name)] = node.permissions
+
+    def _link_copy(self, inode: _Inode, parent: Directory, name: bytes) -> bool:
+        """Link to the copy made earlier, if its name still means it."""
+        directory, copy, own_inode = self._copies[inode]
+        try:
+            if os.stat(copy, dir_fd=self._tree.fd(directory), follow_symlinks=False).st_ino != own_inode:
+                return False
+        except OSError:
+            return False
+        return self._link_own(directory, copy, parent, name)
+
+    def _copy(self, node: Node, parent: Directory, name: bytes) -> None:
+        """A new inode with all that the lower one has."""
+        directory_fd = self._tree.fd(parent)
+        shown = b"/".join(node.path)
+        if node.is_symlink:
+            os.symlink(node.readlink(), name, dir_fd=directory_fd)
+            self._metadata.finish_special(directory_fd, name, attributes_of(node), shown, link=True)
+        elif node.is_regular:
+            own_fd = os.open(name, _CREATE, 0o600, dir_fd=directory_fd)
+            try:
+                _copy_data(node, own_fd)
+                self._metadata.finish_file(own_fd, attributes_of(node), shown)
+            finally:
+                os.close(own_fd)
+            self._tree.size_bytes += node.stat.st_size
+        else:
+            raise invalid(self._layer, shown, "is a device or FIFO that can't be hard linked here")
+        self._tree.inodes += 1
+        own = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        self._copies[node.stat.st_dev, node.stat.st_ino] = (parent, name, own.st_ino)
+
+    def bring(self, marks: Marks) -> None:
+        """Bring the linked targets into this layer, and the other names their inodes have in the same directories,
+        except those that this layer hides or replaces. Names elsewhere would cost a walk of all lower layers."""
+        groups: dict[TreePath, dict[_Inode, list[Node]]] = {}
+        for path, node in self._targets.items():
+            names = [node]
+            if node.stat.st_nlink > 1:
+                if path[:-1] not in groups:
+                    groups[path[:-1]] = self._groups(path[:-1])
+                names = groups[path[:-1]].get((node.stat.st_dev, node.stat.st_ino), names)
+            for other in names:
+                parent = self._showing_parent(other.path) if not marks.hides(other.path) else None
+                if parent is not None:
+                    self._link_lower(other, parent, other.name)
+
+    def _groups(self, directory: TreePath) -> dict[_Inode, list[Node]]:
+        """Names in one directory of the parents' view that share inodes. Each directory is read once at most."""
+        found: dict[_Inode, list[Node]] = {}
+        for node in self._lower.scan(directory):
+            if node.stat.st_nlink > 1 and not node.is_directory:
+                found.setdefault((node.stat.st_dev, node.stat.st_ino), []).append(node)
+        return found
+
+    def _showing_parent(self, path: TreePath) -> Directory | None:
+        """This layer's directory for a lower path that still shows through; None where it doesn't."""
+        if self._tree.state(path) is not False:
+            return None
+        place = Place(self._tree.root)
+        for part in path[:-1]:
+            own = place.own[-1]
+            child = own.children.get(part) if own is not None else None
+            if child is not None and not child.below:
+                return None
+            place.enter(part, child, below=True)
+        return self._paths.ensure(place, b"/".join(path))
+
+
+def _copy_data(node: Node, own_fd: int) -> None:
+    fd = node.open(os.O_RDONLY)
+    try:
+        while block := os.read(fd, _COPY_BYTES):
+            view = memoryview(block)
+            while view:
+                view = view[os.write(own_fd, view) :]
+    finally:
+        os.close(fd)

@@ -1,0 +1,168 @@
+"""The layer's own tree while it is being written: a private directory, every call relative to a descriptor in it.
+
+Only base names reach the kernel, so what was checked is what is used (hostile.md §0.3: string checks always lose).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import OrderedDict
+
+from imgpull.store.snapshots.layer import TreePath
+from imgpull.unpack.metadata import Attributes
+
+__all__ = ["Directory", "OwnTree"]
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PRIVATE = 0o700
+"""Of a directory until its own mode is set at the end: things can be made in it whatever that is, and a setgid bit
+would change their group."""
+_HELD = 128
+_KEPT_OF_A_CHAIN = 32
+"""So that opening one deep directory can't close another one that the same call needs."""
+
+
+class Directory:
+    """A directory that the layer's own tree has on disk."""
+
+    __slots__ = ("attributes", "below", "children", "name", "parent")
+
+    def __init__(self, parent: Directory | None, name: bytes, *, below: bool) -> None:
+        self.parent = parent
+        self.name = name
+        self.children: dict[bytes, Directory] = {}
+        self.attributes: Attributes | None = None
+        """What its own entry says; None while it is only implied by what is in it."""
+        self.below = below
+        """Whether what lower layers have at this path shows through. False once something that is no directory
+        stood here in this layer: that took the place of the lower directory with all its contents."""
+
+    @property
+    def path(self) -> TreePath:
+        parts: list[bytes] = []
+        where = self
+        while where.parent is not None:
+            parts.append(where.name)
+            where = where.parent
+        return tuple(reversed(parts))
+
+
+class OwnTree:
+    """Directories are mirrored in memory, everything else is only on disk; about 128 descriptors are held."""
+
+    def __init__(self, root_fd: int) -> None:
+        self.root = Directory(None, b"", below=True)
+        self.size_bytes = 0
+        """Of the regular files that are in the tree now."""
+        self.inodes = 1
+        self.modes: dict[TreePath, int] = {}
+        """True modes of what could not keep them on disk, for :attr:`Journal.modes`."""
+        self._root_fd = root_fd
+        self._held: OrderedDict[Directory, int] = OrderedDict()
+
+    def fd(self, directory: Directory) -> int:
+        """A descriptor of it, the tree's to close; stays open while two more directories are asked for."""
+        fd = self._held.get(directory)
+        if fd is not None:
+            self._held.move_to_end(directory)
+            return fd
+        return self._open(directory) if directory.parent is not None else self._root_fd
+
+    def _open(self, directory: Directory) -> int:
+        held = self._held
+        chain: list[Directory] = []
+        where = directory
+        while where.parent is not None and where not in held:
+            chain.append(where)
+            where = where.parent
+        fd = self._root_fd if where.parent is None else held[where]
+        passing = -1
+        for left in range(len(chain), 0, -1):
+            try:
+                fd = os.open(chain[left - 1].name, _DIRECTORY, dir_fd=fd)
+            finally:
+                if passing >= 0:
+                    os.close(passing)
+            passing = fd if left > _KEPT_OF_A_CHAIN else -1
+            if passing < 0:
+                held[chain[left - 1]] = fd
+        while len(held) > _HELD:
+            os.close(held.popitem(last=False)[1])
+        return fd
+
+    def close(self) -> None:
+        """Close every descriptor but the root's, which is the caller's."""
+        while self._held:
+            os.close(self._held.popitem()[1])
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def link_target(self, directory: Directory, name: bytes) -> bytes | None:
+        """Target of a symbolic link of this layer; empty for another kind of entry, None where there is none."""
+        try:
+            return os.readlink(name, dir_fd=self.fd(directory))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return b""
+
+    def state(self, path: TreePath) -> Directory | bool:
+        """What is at ``path``: a directory; True for anything else, there or instead of a parent; False, nothing."""
+        where = self.root
+        for part in path:
+            child = where.children.get(part)
+            if child is None:
+                return self.link_target(where, part) is not None
+            where = child
+        return where
+
+    # -- changing ------------------------------------------------------------------------------------------------
+
+    def make_directory(self, parent: Directory, name: bytes) -> Directory:
+        """A new directory, in place of whatever else of this layer is there."""
+        below = parent.below
+        fd = self.fd(parent)
+        try:
+            os.mkdir(name, _PRIVATE, dir_fd=fd)
+        except FileExistsError:
+            self.clear(parent, name)
+            below = False
+            os.mkdir(name, _PRIVATE, dir_fd=fd)
+        self.inodes += 1
+        directory = parent.children[name] = Directory(parent, name, below=below)
+        return directory
+
+    def clear(self, parent: Directory, name: bytes) -> None:
+        """Take away what this layer has at that name, with all that is in it. Links are never followed."""
+        child = parent.children.pop(name, None)
+        if child is None:
+            self._unlink(parent, self.fd(parent), name)
+            return
+        # Children first, without recursion: image trees can be a thousand levels deep.
+        pending = [child]
+        order: list[Directory] = []
+        while pending:
+            order.append(pending.pop())
+            pending.extend(order[-1].children.values())
+        for directory in reversed(order):
+            fd = self.fd(directory)
+            for other in os.listdir(fd):
+                self._unlink(directory, fd, os.fsencode(other))
+            os.close(self._held.pop(directory))
+            assert directory.parent is not None
+            os.rmdir(directory.name, dir_fd=self.fd(directory.parent))
+            self.inodes -= 1
+
+    def _unlink(self, parent: Directory, fd: int, name: bytes) -> None:
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        os.unlink(name, dir_fd=fd)
+        if status.st_nlink == 1:
+            self.inodes -= 1
+            if stat.S_ISREG(status.st_mode):
+                self.size_bytes -= status.st_size
+        if self.modes:
+            self.modes.pop((*parent.path, name), None)

@@ -1,0 +1,118 @@
+"""The verbs from end to end: what a user types, and what comes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from fakes import images
+from fakes.registry import FakeRegistry
+
+from .conftest import DEADLINE_SECONDS, Command
+
+LAYERS: list[images.Files] = [
+    {"etc/": None, "etc/os-release": "ID=fake\n", "old": b"x"},
+    {".wh.old": b"", "data": images.random_bytes(50_000)},
+]
+
+
+@pytest.fixture
+def image() -> images.Image:
+    return images.build(LAYERS, config={"Env": ["A=b"], "Cmd": ["sh"]})
+
+
+def test_pull_look_unpack_tag_remove(command: Command, registry: FakeRegistry, image: images.Image) -> None:
+    reference = registry.add(image, "acme/api", "v3")
+    pulled = command("--json", "-q", "pull", reference)
+    assert (pulled.code, pulled.err) == (0, "")
+    (entry,) = pulled.document
+    sizes = [len(layer.blob) for layer in image.layers]
+    assert (entry["reference"], entry["digest"], entry["manifest_digest"]) == (reference, image.digest, image.digest)
+    assert entry["size_bytes"] == sum(sizes) + len(image.config) + len(image.raw)
+    assert entry["fetched_bytes"] >= sum(sizes)
+    assert [layer["diff_id"] for layer in entry["layers"]] == list(image.diff_ids)
+    assert [layer["state"] for layer in entry["layers"]] == ["fetched", "fetched"]
+    assert entry["layers"][-1]["chain_id"] == entry["chain_id"]
+
+    again = command("--json", "pull", reference).document[0]
+    assert [layer["state"] for layer in again["layers"]] == ["exists", "exists"]
+    assert again["fetched_bytes"] == 0
+
+    assert command("-q", "images").out == f"{reference}\n"
+    assert command("--json", "inspect", reference).document["config"]["env"] == ["A=b"]
+    target = command.home / "rootfs"
+    assert command("unpack", reference, str(target)).code == 0
+    assert sorted(path.name for path in target.iterdir()) == ["data", "etc"]
+    assert command("unpack", reference, str(target)).code == 1
+
+    other = f"{registry.address}/acme/api:stable"
+    assert command("tag", reference, other).code == 0
+    assert command("rmi", reference).code == 0
+    assert command("-q", "images").out == f"{other}\n"
+    assert command("inspect", reference).code == 3
+
+
+def test_policies_without_a_registry(command: Command, registry: FakeRegistry, image: images.Image) -> None:
+    reference = registry.add(image)
+    assert command("-q", "pull", "--policy", "never", reference).code == 7
+    assert registry.requests == []
+    assert command("-q", "pull", "--no-unpack", reference).out == f"{reference}@{image.digest}\n"
+    assert not (command.home / "rootfs").exists()
+    registry.forget()
+    assert command("-q", "pull", "--policy", "missing", "--no-unpack", reference).code == 0
+    assert command("-q", "pull", "--policy", "missing", reference).code == 0  # unpacks what is here
+    assert registry.requests == []
+
+
+def test_timeout(command: Command, registry: FakeRegistry, image: images.Image) -> None:
+    reference = registry.add(image)
+    gate = registry.block(image.layers[1].digest)
+    ran = command("-q", "pull", "--timeout", "0.5", reference)
+    gate.open()
+    assert ran.code == 6
+    assert reference in ran.error
+
+
+def test_content_drop_is_refused_by_name(command: Command) -> None:
+    ran = command("-q", "pull", "--content", "drop", "127.0.0.1:1/redis")
+    assert ran.code == 2
+    assert "drop" in ran.error
+
+
+def test_ctrl_c_ends_a_pull_with_one_line(command: Command, registry: FakeRegistry, image: images.Image) -> None:
+    reference = registry.add(image)
+    gate = registry.block(image.layers[1].digest, at=1000)
+    process = command.begin("-q", "pull", reference)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not registry.count("GET", image.layers[1].digest) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    ran = command.finish(process)
+    gate.open()
+    assert ran.code == 130
+    assert ran.error.startswith("interrupted")
+    assert set(command.leftovers()) <= {"ingests"}  # a partial, for the next one to go on from
+    assert command("-q", "pull", reference).code == 0
+    assert command.leftovers() == {"images": [reference]}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_served_store_can_be_pulled_from(
+    command: Command, registry: FakeRegistry, image: images.Image, number: signal.Signals
+) -> None:
+    assert command("pull", registry.add(image, "acme/api", "v3")).code == 0
+    server = command.begin("-q", "serve")
+    assert server.stdout is not None
+    address = server.stdout.readline().strip()
+    second = Command(command.home / "second")
+    second.home.mkdir()
+    # The store's name has a port in it, which no repository name can: it answers as what follows the domain.
+    reference = f"{address}/acme/api:v3"
+    assert second("-q", "pull", reference).out == f"{reference}@{image.digest}\n"
+    os.kill(server.pid, number)
+    ran = command.finish(server)
+    assert ran.code == (0 if number == signal.SIGTERM else 130)
+    assert "Traceback" not in ran.err

@@ -1,0 +1,126 @@
+"""Directory trees for tests: written from a short description, and read back with everything that is to be kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+NOBODY = 65534
+
+Entry = None | bytes | str
+"""None a directory · bytes a regular file · str a symbolic link to it."""
+
+
+def write_tree(root: Path, entries: Mapping[str, Entry]) -> Path:
+    """Make ``root`` with these entries; parents are made as needed."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name, entry in entries.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if entry is None:
+            path.mkdir(exist_ok=True)
+        elif isinstance(entry, bytes):
+            path.write_bytes(entry)
+        else:
+            path.symlink_to(entry)
+    return root
+
+
+def read_tree(root: Path, *, times: bool = True) -> dict[str, tuple[object, ...]]:
+    """Every entry below ``root``, itself as ``""``: kind and mode, owner, content, attributes, time, link group."""
+    found: dict[str, tuple[object, ...]] = {}
+    first: dict[int, str] = {}
+    for directory, names, files in os.walk(root):
+        names.sort()
+        here = os.path.relpath(directory, root)
+        for name in sorted([*names, *files, *([""] if here == "." else [])]):
+            path = os.path.join(directory, name) if name else directory
+            shown = os.path.normpath(os.path.join(here, name)) if name else ""
+            found[shown] = _entry(path, shown, first, times=times)
+    return dict(sorted(found.items()))
+
+
+def _entry(path: str, shown: str, first: dict[int, str], *, times: bool) -> tuple[object, ...]:
+    status = os.lstat(path)
+    content: object = None
+    if stat.S_ISREG(status.st_mode):
+        content = Path(path).read_bytes()
+    elif stat.S_ISLNK(status.st_mode):
+        content = os.readlink(path)
+    elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+        content = status.st_rdev
+    group = None if stat.S_ISDIR(status.st_mode) else first.setdefault(status.st_ino, shown)
+    when = status.st_mtime_ns if times else 0
+    return (stat.filemode(status.st_mode), status.st_uid, status.st_gid, content, _xattrs(path), when, group)
+
+
+def _xattrs(path: str) -> dict[str, bytes]:
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+        return {name: os.getxattr(path, name, follow_symlinks=False) for name in sorted(names)}
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return {}
+        raise
+
+
+def open_descriptors() -> set[str]:
+    """Numbers of the descriptors this process has open, but for the one that asks."""
+    return set(os.listdir("/proc/self/fd"))
+
+
+@contextmanager
+def place_of_nobody() -> Iterator[Path]:
+    """A directory that a user without privileges owns and can reach. Where the tests run as such a user: theirs."""
+    place = Path(tempfile.mkdtemp(prefix="imgpull-test-"))
+    try:
+        if os.geteuid() == 0:
+            os.chown(place, NOBODY, NOBODY)
+        yield place
+    finally:
+        for directory, names, _ in os.walk(place):
+            for name in names:
+                path = os.path.join(directory, name)
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)
+        shutil.rmtree(place)
+
+
+def as_nobody(act: Callable[[], object]) -> object:
+    """What ``act`` returns (it must be JSON) when a process without privileges runs it. Its exception is a failure."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _answer(act, writing)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = json.loads(pipe.read() or b'{"error": "the child died"}')
+    os.waitpid(child, 0)
+    if "error" in answer:
+        pytest.fail(answer["error"])
+    return answer["result"]
+
+
+def _answer(act: Callable[[], object], fd: int) -> None:
+    try:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        answer = {"result": act()}
+    except BaseException:
+        answer = {"error": traceback.format_exc()}
+    try:
+        os.write(fd, json.dumps(answer).encode())
+    finally:
+        os._exit(0)

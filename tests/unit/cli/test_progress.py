@@ -1,0 +1,106 @@
+"""Trackers count, phases are honest, bars draw."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import pytest
+
+from imgpull.cli.progress import Blob, Tracker
+from imgpull.events import BlobAdvanced, BlobChanged, BlobState, Event, LayerChanged, LayerState
+
+from .conftest import digest
+
+
+@pytest.mark.parametrize(
+    ("state", "layer_state", "phase"),
+    [
+        ("waiting", None, "waiting"),
+        ("fetching", None, "fetching"),
+        ("fetching", "unpacking", "fetching"),  # unpacked as it arrives; it is the network one waits for
+        ("joined", None, "joined"),
+        ("joined", "unpacking", "joined"),
+        ("joined", "applied", "done"),
+        ("fetched", "waiting", "done"),
+        ("fetched", "unpacking", "unpacking"),
+        ("fetched", "applied", "done"),
+        ("exists", None, "done"),
+        ("waiting", "exists", "done"),
+        ("skipped", None, "done"),
+    ],
+)
+def test_phase(state: BlobState, layer_state: LayerState | None, phase: str) -> None:
+    assert Blob("sha256:x", state=state, layer_state=layer_state).phase == phase
+
+
+def test_tracker_counts_from_many_threads() -> None:
+    told: list[Event] = []
+    tracker = Tracker("redis", lambda _, event: told.append(event))
+    changed = BlobChanged(digest("a"), 80_000, "fetched")
+    tracker(changed)
+
+    def advance() -> None:
+        for _ in range(1000):
+            tracker(BlobAdvanced(digest("a"), 10))
+
+    threads = [threading.Thread(target=advance, name=f"advance-{number}") for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert tracker.fetched_bytes == 80_000
+    assert told == [changed]  # a block is no news
+
+
+def test_tracker_may_be_asked_by_whom_it_tells() -> None:
+    seen: list[str] = []
+    tracker = Tracker("redis", lambda tracker, event: seen.append(tracker.blobs()[0].phase))
+    tracker(BlobChanged(digest("a"), 1, "fetching"))
+    tracker(LayerChanged(digest("a"), digest("a"), "applied"))
+    assert seen == ["fetching", "done"]
+
+
+def test_bars_draw_a_row_for_each_blob_and_leave_nothing() -> None:
+    pytest.importorskip("rich")
+    from rich.console import Console
+
+    from imgpull.cli.bars import Bars
+
+    bars = Bars(Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None))
+    tracker = bars.track("docker.io/library/redis:7.2")
+    assert shown(bars) == "docker.io/library/redis:7.2 resolving\n"
+    tracker(BlobChanged(digest("a"), 2000, "fetching"))
+    tracker(BlobAdvanced(digest("a"), 500))
+    tracker(BlobChanged(digest("b"), 0, "joined"))
+    tracker(BlobChanged(digest("c"), 2000, "fetched"))
+    tracker(LayerChanged(digest("c"), digest("c"), "applied"))
+    title, *rows = shown(bars).splitlines()
+    assert title == "docker.io/library/redis:7.2 1/3"
+    assert [row.split()[:2] for row in rows] == [["a" * 12, "fetching"], ["b" * 12, "joined"], ["c" * 12, "done"]]
+    assert rows[0].endswith("500 B / 2.0 kB") and rows[2].endswith(" 2.0 kB")
+    with bars.running():
+        bars.finished(tracker, None)
+    assert shown(bars) == ""
+
+
+def test_of_many_blobs_the_busy_ones_are_drawn() -> None:
+    pytest.importorskip("rich")
+    from rich.console import Console
+
+    from imgpull.cli.bars import Bars
+
+    bars = Bars(Console(file=io.StringIO(), force_terminal=True, width=100))
+    tracker = bars.track("redis")
+    for number in range(40):
+        tracker(BlobChanged(f"sha256:{number:064x}", 10, "fetching" if number == 7 else "waiting"))
+    assert len(shown(bars).splitlines()) == 2
+
+
+def shown(bars: object) -> str:
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    console.print(bars._render())  # type: ignore[attr-defined]
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return "".join(line.rstrip() + "\n" for line in text.splitlines() if line.strip())

@@ -1,0 +1,282 @@
+"""The writer: groups, failures in a group, the lock across processes, the end."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fakes import scripts
+from fakes.threads import Worker, start, until
+
+from imgpull.errors import StoreError, StoreFullError
+from imgpull.store.database import Connection, Database, writer
+from imgpull.store.filesystem import FileLock
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(tmp_path / "metadata.db", tmp_path / "metadata.lock")
+    yield opened
+    opened.close()
+
+
+def _insert(key: str, value: str = "value") -> Callable[[Connection], str]:
+    def insert(connection: Connection) -> str:
+        connection.execute("INSERT INTO diff_ids VALUES (?, ?)", (key, value))
+        return key
+
+    return insert
+
+
+def _keys(database: Database) -> set[str]:
+    return {row["digest"] for row in database.query("SELECT digest FROM diff_ids")}
+
+
+@contextmanager
+def _plugged(database: Database) -> Iterator[None]:
+    """While this is open the writer is busy with one write, and all others queue."""
+    entered, gate = threading.Event(), threading.Event()
+
+    def plug(_: Connection) -> None:
+        entered.set()
+        assert gate.wait(20)
+
+    worker = start(lambda: database.write(plug), "plug")
+    assert entered.wait(20)
+    try:
+        yield
+    finally:
+        gate.set()
+        worker.outcome()
+
+
+def _queued(database: Database, writes: list[Callable[[Connection], object]]) -> list[Worker]:
+    """One thread for each write, in this order in the queue, all in one group."""
+    workers = []
+    with _plugged(database):
+        for number, write in enumerate(writes):
+            workers.append(start(lambda write=write: database.write(write), f"write-{number}"))
+            until(lambda expected=number + 1: database._writer._queue.qsize() == expected, "the write is queued")
+    return [worker.done() for worker in workers]
+
+
+class TestGroups:
+    def test_all_that_is_queued_is_one_transaction(self, database: Database) -> None:
+        before = database.transactions
+        workers = _queued(database, [_insert(f"k{number}") for number in range(20)])
+        assert [worker.outcome() for worker in workers] == [f"k{number}" for number in range(20)]
+        assert database.transactions - before == 2  # the plug's, and one for the twenty
+        assert len(_keys(database)) == 20
+
+    def test_one_that_fails_undoes_itself_and_nothing_else(self, database: Database) -> None:
+        class Refused(Exception):
+            pass
+
+        def insert_and_fail(connection: Connection) -> None:
+            _insert("bad")(connection)
+            raise Refused("this one only")
+
+        before = database.transactions
+        good, bad, also_good = _queued(database, [_insert("a"), insert_and_fail, _insert("b")])
+        assert (good.outcome(), also_good.outcome()) == ("a", "b")
+        with pytest.raises(Refused, match="this one only"):
+            bad.outcome()
+        assert _keys(database) == {"a", "b"}
+        assert database.transactions - before == 2
+
+    def test_one_that_breaks_a_constraint_gets_a_store_error(self, database: Database) -> None:
+        first, second = _queued(database, [_insert("a"), _insert("a")])
+        assert first.outcome() == "a"
+        with pytest.raises(StoreError, match="UNIQUE"):
+            second.outcome()
+
+    def test_a_transaction_that_is_lost_is_made_again_one_by_one(self, database: Database) -> None:
+        def lose(connection: Connection) -> None:
+            connection.execute("ROLLBACK")  # as SQLite does by itself on a full disk
+            raise sqlite3.OperationalError("lost")
+
+        first, lost, last = _queued(database, [_insert("a"), lose, _insert("b")])
+        assert (first.outcome(), last.outcome()) == ("a", "b")
+        with pytest.raises(StoreError, match="lost"):
+            lost.outcome()
+        assert _keys(database) == {"a", "b"}
+
+    def test_a_full_disk_stops_what_grows_and_not_what_shrinks(self, database: Database) -> None:
+        database.write(_insert("old"))
+
+        def fill(connection: Connection) -> None:
+            pages = connection.execute("PRAGMA page_count").fetchone()[0]
+            connection.execute(f"PRAGMA max_page_count={pages}")
+            connection.execute("INSERT INTO diff_ids VALUES ('big', hex(zeroblob(100000)))")
+
+        def shrink(connection: Connection) -> None:
+            connection.execute("DELETE FROM diff_ids WHERE digest = 'old'")
+
+        full, shrunk = _queued(database, [fill, shrink])
+        with pytest.raises(StoreFullError, match="no space left"):
+            full.outcome()
+        shrunk.outcome()
+        assert _keys(database) == set()
+
+    def test_a_write_within_a_write_is_part_of_it(self, database: Database) -> None:
+        before = database.transactions
+
+        def outer(connection: Connection) -> str:
+            _insert("outer")(connection)
+            with pytest.raises(StoreError):
+                database.write(lambda c: (_insert("undone")(c), _insert("outer")(c)))
+            return database.write(_insert("inner"))
+
+        assert database.write(outer) == "inner"
+        assert database.transactions - before == 1
+        assert _keys(database) == {"outer", "inner"}
+
+
+class TestNothingElseHoldsItUp:
+    def test_readers_do_not_wait_and_see_the_last_commit(self, database: Database) -> None:
+        database.write(_insert("a"))
+        with _plugged(database):
+            assert _keys(database) == {"a"}
+
+    def test_a_log_that_a_reader_pins_is_cut_later(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(writer, "_CHECKPOINT_BYTES", 64 * 1024)
+        log = f"{database.path}-wal"
+        reader = sqlite3.connect(database.path)
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM diff_ids").fetchone() == (0,)
+        for number in range(4):
+            database.write(_insert(f"k{number}", "v" * 65536))
+        with _plugged(database):  # the checkpoint after the last of them is over
+            assert os.stat(log).st_size > 64 * 1024
+        reader.close()
+        database.write(_insert("last"))
+        with _plugged(database):
+            assert os.stat(log).st_size < 64 * 1024
+        assert len(_keys(database)) == 5
+
+    def test_a_thread_that_is_refused_is_an_error_and_the_next_write_works(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(StoreError, match="can't start new thread"):
+                database.write(_insert("a"))
+        assert database.write(_insert("b")) == "b"
+        assert _keys(database) == {"b"}
+
+
+class TestTheLockBetweenProcesses:
+    def test_a_write_waits_for_it(self, database: Database, tmp_path: Path) -> None:
+        other = FileLock(tmp_path / "metadata.lock")
+        with other:
+            worker = start(lambda: database.write(_insert("a")))
+            until(lambda: database._writer._queue.empty() and database._writer._thread is not None, "the write began")
+            assert _keys(database) == set()
+            assert worker.is_alive()
+        assert worker.outcome() == "a"
+        other.close()
+
+    def test_two_processes_lose_nothing(self, tmp_path: Path) -> None:
+        source = """
+            from imgpull.store.database import Database
+            root, number = sys.argv[1:]
+            database = Database(root + "/metadata.db", root + "/metadata.lock")
+            print("ready", flush=True); input()
+            for i in range(150):
+                row = (f"{number}-{i}", "x")
+                database.write(lambda c: c.execute("INSERT INTO diff_ids VALUES (?, ?)", row))
+            database.close()
+            print(database.transactions)
+        """
+        assert scripts.run_together(2, source, tmp_path) == ["150\n", "150\n"]
+        database = Database(tmp_path / "metadata.db", tmp_path / "metadata.lock")
+        try:
+            assert len(_keys(database)) == 300
+            assert database.query("PRAGMA integrity_check")[0][0] == "ok"
+        finally:
+            database.close()
+
+    def test_a_killed_holder_is_followed(self, database: Database, tmp_path: Path) -> None:
+        process = scripts.begin(
+            """
+            from imgpull.store.filesystem import FileLock
+            FileLock(sys.argv[1]).acquire()
+            print("held", flush=True); input()
+            """,
+            tmp_path / "metadata.lock",
+        )
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        worker = start(lambda: database.write(_insert("a")))
+        process.kill()
+        process.communicate()
+        assert worker.outcome() == "a"
+
+    def test_a_lock_that_cannot_be_taken_is_the_writers_error(self, tmp_path: Path) -> None:
+        database = Database(tmp_path / "metadata.db", tmp_path / "metadata.lock")
+        os.unlink(tmp_path / "metadata.lock")
+        os.mkdir(tmp_path / "metadata.lock")
+        with pytest.raises(StoreError, match=r"cannot lock .*metadata\.lock"):
+            database.write(_insert("a"))
+        os.rmdir(tmp_path / "metadata.lock")
+        assert database.write(_insert("b")) == "b"
+        database.close()
+
+
+class TestTheEnd:
+    def test_what_was_queued_is_written(self, database: Database) -> None:
+        with _plugged(database):
+            worker = start(lambda: database.write(_insert("a")))
+            until(lambda: database._writer._queue.qsize() == 1, "the write is queued")
+            closing = start(database.close, "closing")
+            until(lambda: database._writer._stopped, "closing began")
+        assert worker.outcome() == "a"
+        closing.outcome()
+        with sqlite3.connect(database.path) as connection:
+            assert connection.execute("SELECT digest FROM diff_ids").fetchall() == [("a",)]
+        connection.close()
+
+    def test_nothing_comes_after_it(self, database: Database) -> None:
+        database.write(_insert("a"))
+        thread = database._writer._thread
+        database.close()
+        database.close()
+        assert thread is not None and not thread.is_alive()
+        with pytest.raises(StoreError, match="closed"):
+            database.write(_insert("b"))
+        with pytest.raises(StoreError, match="closed"):
+            database.query("SELECT 1")
+
+    def test_the_last_close_leaves_no_log(self, database: Database, tmp_path: Path) -> None:
+        database.write(_insert("a"))
+        database.query("SELECT 1")
+        database.close()
+        assert sorted(os.listdir(tmp_path)) == ["metadata.db", "metadata.lock"]
+
+    def test_closing_waits_for_the_lock_as_it_is_a_checkpoint(self, database: Database, tmp_path: Path) -> None:
+        database.write(_insert("a"))
+        other = FileLock(tmp_path / "metadata.lock")
+        with other:
+            closing = start(database.close)
+            until(lambda: database._writer._stopped, "closing began")
+            assert closing.is_alive()
+            assert os.path.exists(f"{database.path}-wal")
+        closing.outcome()
+        other.close()
+        assert not os.path.exists(f"{database.path}-wal")
+
+    def test_an_interpreter_that_ends_does_not_wait_for_a_database_nobody_closed(self, tmp_path: Path) -> None:
+        source = """
+            from imgpull.store import Store
+            store = Store(sys.argv[1])
+            store.database.write(lambda c: c.execute("INSERT INTO diff_ids VALUES ('a', 'b')"))
+        """
+        scripts.run(source, tmp_path / "store", options=("-W", "ignore"))
+        assert not (tmp_path / "store" / "metadata.db-wal").exists()

@@ -1,0 +1,167 @@
+"""Image records: by reference and platform."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes import images as fake
+
+from imgpull.errors import ImageNotFoundError, InvalidReferenceError
+from imgpull.oci import Digest, ImageConfig, Manifest, Platform, chain_ids
+from imgpull.reference import Reference
+from imgpull.store import Image, Layer, Store
+
+REDIS = "docker.io/library/redis:7.2"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "store", durability="none") as opened:
+        yield opened
+
+
+def _image(reference: str = REDIS, platform: str = "linux/amd64", text: str = "redis") -> Image:
+    made = fake.build([{"etc/name": text}, {"etc/platform": platform}], platform=platform, config={"Env": ["A=b"]})
+    config, manifest = ImageConfig.parse(made.config), Manifest.parse(made.raw)
+    chains = chain_ids(config.diff_ids)
+    layers = tuple(
+        Layer(one.digest, one.media_type, one.size_bytes, diff_id, chain_id)
+        for one, diff_id, chain_id in zip(manifest.layers, config.diff_ids, chains, strict=True)
+    )
+    return Image(
+        reference=reference,
+        digest=Digest.of_bytes(b"the index"),
+        manifest_digest=Digest(made.digest),
+        platform=Platform.parse(platform),
+        config=config,
+        layers=layers,
+        chain_id=chains[-1],
+        size_bytes=manifest.size_bytes,
+    )
+
+
+class TestPutAndGet:
+    def test_a_record_comes_back_as_it_was(self, store: Store) -> None:
+        image = replace(_image(), content="drop", unpacked=True, snapshotter="native")
+        store.images.put(image)
+        assert store.images.get(REDIS) == image
+        assert pickle.loads(pickle.dumps(image)) == image
+
+    @pytest.mark.parametrize("text", ["redis:7.2", "library/redis:7.2", "index.docker.io/library/redis:7.2", REDIS])
+    def test_any_form_of_the_reference_will_do(self, store: Store, text: str) -> None:
+        store.images.put(_image(text))
+        assert store.images.get(text).reference == REDIS
+        assert store.images.get(Reference.parse(text)).reference == REDIS
+
+    def test_a_later_record_replaces_an_earlier_one(self, store: Store) -> None:
+        store.images.put(_image(text="old"))
+        new = _image(text="new")
+        store.images.put(new)
+        assert store.images.list() == [new]
+        rows = store.database.query("SELECT digest FROM image_blobs")
+        assert {row["digest"] for row in rows} == new.blobs
+
+    def test_list_is_in_order(self, store: Store) -> None:
+        for reference, platform in (("b", "linux/s390x"), ("a", "linux/amd64"), ("b", "linux/amd64")):
+            store.images.put(_image(reference, platform))
+        listed = [(image.reference, str(image.platform)) for image in store.images.list()]
+        assert listed == [
+            ("docker.io/library/a:latest", "linux/amd64"),
+            ("docker.io/library/b:latest", "linux/amd64"),
+            ("docker.io/library/b:latest", "linux/s390x"),
+        ]
+
+    def test_what_is_not_here(self, store: Store) -> None:
+        with pytest.raises(ImageNotFoundError, match=f"{REDIS} is not in the store: pull it first"):
+            store.images.get("redis:7.2")
+        with pytest.raises(InvalidReferenceError):
+            store.images.get("Not A Reference")
+
+
+class TestPlatforms:
+    def test_each_has_a_record_of_its_own(self, store: Store) -> None:
+        for platform in ("linux/amd64", "linux/arm64", "linux/arm/v6"):
+            store.images.put(_image(platform=platform))
+        assert str(store.images.get(REDIS, "linux/arm64/v8").platform) == "linux/arm64"
+        assert str(store.images.get(REDIS, Platform.parse("linux/arm/v6")).platform) == "linux/arm/v6"
+        with pytest.raises(ImageNotFoundError, match="for linux/s390x, only for linux/amd64, linux/arm/v6, linux/arm64"):
+            store.images.get(REDIS, "linux/s390x")
+
+    @pytest.mark.parametrize(
+        ("host", "here", "found"),
+        [
+            ("linux/amd64", ("linux/arm64", "linux/amd64"), "linux/amd64"),
+            ("linux/arm64", ("linux/arm/v6", "linux/arm/v7"), "linux/arm/v7"),
+            ("linux/amd64", ("linux/s390x",), "linux/s390x"),
+            ("linux/amd64", ("linux/s390x", "linux/arm64"), None),
+        ],
+    )
+    def test_unasked_it_is_the_hosts_or_the_only_one(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, host: str, here: tuple[str, ...], found: str | None
+    ) -> None:
+        monkeypatch.setattr(Platform, "host", lambda: Platform.parse(host))
+        for platform in here:
+            store.images.put(_image(platform=platform))
+        if found is None:
+            with pytest.raises(ImageNotFoundError, match="only for linux/arm64, linux/s390x"):
+                store.images.get(REDIS)
+        else:
+            assert str(store.images.get(REDIS).platform) == found
+
+    def test_windows_builds_are_told_apart(self, store: Store) -> None:
+        for version in ("10.0.17763.1", "10.0.20348.2"):
+            platform = Platform("windows", "amd64", os_version=version, os_features=("win32k",))
+            store.images.put(replace(_image(), platform=platform))
+        assert [image.platform.os_version for image in store.images.list()] == ["10.0.17763.1", "10.0.20348.2"]
+        assert {image.platform.os_features for image in store.images.list()} == {("win32k",)}
+
+
+class TestTag:
+    def test_the_new_name_means_the_same_for_every_platform(self, store: Store) -> None:
+        for platform in ("linux/amd64", "linux/arm64"):
+            store.images.put(_image(platform=platform))
+        store.images.tag("redis:7.2", "registry.example/mirror/redis:stable")
+        new = "registry.example/mirror/redis:stable"
+        for platform in ("linux/amd64", "linux/arm64"):
+            assert store.images.get(new, platform) == replace(store.images.get(REDIS, platform), reference=new)
+        assert len(store.images.list()) == 4
+
+    def test_for_one_platform_only(self, store: Store) -> None:
+        for platform in ("linux/amd64", "linux/arm64"):
+            store.images.put(_image(platform=platform))
+        store.images.tag(REDIS, "valkey", "linux/arm64")
+        assert [str(image.platform) for image in store.images.list() if "valkey" in image.reference] == ["linux/arm64"]
+
+    def test_a_digest_is_no_tag(self, store: Store) -> None:
+        store.images.put(_image())
+        with pytest.raises(InvalidReferenceError, match="names a digest"):
+            store.images.tag(REDIS, f"redis@{Digest.of_bytes(b'x')}")
+
+    def test_what_is_not_here(self, store: Store) -> None:
+        with pytest.raises(ImageNotFoundError):
+            store.images.tag(REDIS, "valkey")
+        assert store.images.list() == []
+
+
+class TestRemove:
+    def test_for_every_platform_or_one(self, store: Store) -> None:
+        for platform in ("linux/amd64", "linux/arm64", "linux/s390x"):
+            store.images.put(_image(platform=platform))
+        store.images.put(_image("valkey"))
+        assert [str(image.platform) for image in store.images.remove(REDIS, "linux/arm64")] == ["linux/arm64"]
+        assert [str(image.platform) for image in store.images.remove(REDIS)] == ["linux/amd64", "linux/s390x"]
+        assert [image.reference for image in store.images.list()] == ["docker.io/library/valkey:latest"]
+        with pytest.raises(ImageNotFoundError):
+            store.images.remove(REDIS)
+
+    def test_another_name_for_the_same_image_stays(self, store: Store) -> None:
+        store.images.put(_image())
+        store.images.tag(REDIS, "valkey")
+        store.images.remove(REDIS)
+        image = store.images.get("valkey")
+        rows = store.database.query("SELECT digest FROM image_blobs")
+        assert {row["digest"] for row in rows} == image.blobs
