@@ -40,8 +40,8 @@ bench: $(STAMPS)/dev ## the comparison table: suppression, back-off and convoy, 
 	@$(BIN)/python -m benchmarks compare --image redis --pulls 20 --arms suppression,backoff,convoy --repeats 5
 
 bench-smoke: $(STAMPS)/dev ## one short round of the comparison, to see that it runs
-	@echo "bench-smoke: four pulls per arm, one repeat"
-	@$(BIN)/python -m benchmarks compare --image redis --pulls 4 --arms suppression,backoff --repeats 1
+	@echo "bench-smoke: five pulls per arm, one repeat"
+	@$(BIN)/python -m benchmarks compare --image demo --pulls 5 --arms suppression,backoff --repeats 1
 
 stress: $(STAMPS)/test ## the tests marked stress: seeded, repeated, minutes long
 	@echo "stress: the tests marked stress, one at a time"

@@ -2,11 +2,63 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
+from benchmarks.demo_image import DEMO
+from benchmarks.recipes import RECIPES
+
 IMAGES = Path("benchmarks") / "images"
+_OLD_ARMS_LARGEST = {"convoy": 20, "backoff": 100}
+"""Pulls past which an old arm takes minutes and shows nothing new."""
+
+_image = click.option("--image", default=DEMO, show_default=True, help="A built image's name, or a reference.")
+_images_dir = click.option("--images-dir", type=click.Path(path_type=Path), default=IMAGES, show_default=True)
+_arms = click.option("--arms", default="suppression,backoff,convoy", show_default=True)
+_repeats = click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
+_json = click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout instead of tables.")
+_save = click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Append the JSON lines to FILE.")
+_durability = click.option("--durability", type=click.Choice(["full", "none"]), default="full", show_default=True)
+
+
+class Records:
+    """Where records go: kept for the table, printed as lines when asked, appended to a file."""
+
+    def __init__(self, as_json: bool, save: Path | None) -> None:
+        self.kept: list[dict[str, Any]] = []
+        self._as_json = as_json
+        self._save = save
+
+    def emit(self, record: dict[str, Any]) -> None:
+        self.kept.append(record)
+        line = json.dumps(record)
+        if self._as_json:
+            click.echo(line)
+        if self._save is not None:
+            with self._save.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    def report(self, tables: Callable[[list[dict[str, Any]]], str]) -> None:
+        from benchmarks.report import header_line
+
+        if not self._as_json:
+            click.echo(f"\n{header_line(self.kept[0])}\n\n{tables(self.kept)}")
+
+
+def layouts_of(image: str, images_dir: Path) -> list[Path]:
+    """The layout of a named image, built if need be; none for a reference."""
+    from benchmarks.images import ImageBuildError, build
+
+    if image != DEMO and image not in RECIPES:
+        return []
+    try:
+        return build([image], images_dir, lambda line: click.echo(line, err=True))
+    except ImageBuildError as error:
+        raise click.ClickException(str(error)) from None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -25,6 +77,81 @@ def images(names: tuple[str, ...], out: Path) -> None:
         build(names, out, click.echo)
     except ImageBuildError as error:
         raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@_image
+@click.option("--pulls", type=click.IntRange(min=1), default=20, show_default=True)
+@_arms
+@_repeats
+@click.option("--processes", is_flag=True, help="Processes of the CLI instead of threads: the seed's own script.")
+@_images_dir
+@_durability
+@_json
+@_save
+def compare(
+    image: str, pulls: int, arms: str, repeats: int, processes: bool, images_dir: Path, durability: str,
+    as_json: bool, save: Path | None,
+) -> None:  # fmt: skip
+    """The seed's table: real, user, sys per arm, and under it the causes."""
+    from benchmarks.report import comparison
+    from benchmarks.scenarios import opened, setting_of
+
+    records = Records(as_json, save)
+    with opened(setting_of(image, layouts_of(image, images_dir)), durability) as bench:
+        records.emit(bench.header())
+        bench.compare(arms.split(","), pulls, repeats, processes=processes, timeline=True, emit=records.emit)
+    records.report(comparison)
+
+
+@main.command()
+@_image
+@click.option("--pulls", default="1,5,10,20,50,100,1000", show_default=True)
+@_arms
+@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True)
+@_images_dir
+@_durability
+@_json
+@_save
+def scale(
+    image: str, pulls: str, arms: str, repeats: int, images_dir: Path, durability: str, as_json: bool,
+    save: Path | None,
+) -> None:  # fmt: skip
+    """How the cost grows with the number of pulls; an old arm stops where it would take minutes."""
+    from benchmarks.report import growth
+    from benchmarks.scenarios import opened, setting_of
+
+    records = Records(as_json, save)
+    counts = [int(count) for count in pulls.split(",")]
+    with opened(setting_of(image, layouts_of(image, images_dir)), durability) as bench:
+        records.emit(bench.header())
+        bench.scale(arms.split(","), counts, _OLD_ARMS_LARGEST, repeats, "scale-pulls", records.emit)
+    records.report(growth)
+
+
+@main.command()
+@click.argument("results", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE.jsonl")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path(), show_default=True)
+def plot(results: Path, out: Path) -> None:
+    """Draws growth curves, and the timeline of who waited on whom, arm beside arm."""
+    from benchmarks.plot import PlotError
+    from benchmarks.plot import plot as draw
+
+    try:
+        for picture in draw(results, out):
+            click.echo(str(picture))
+    except PlotError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@click.option("--pulls", type=click.IntRange(min=2), default=20, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True)
+def demo(pulls: int, out: Path) -> None:
+    """One image pulled twenty times at once, with suppression and with the back-off that it replaces."""
+    from benchmarks.demo import run_demo
+
+    run_demo(pulls, out, click.echo)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from imgpull.cli.output import Output, shown_size
-from imgpull.events import BlobAdvanced, BlobChanged, BlobState, Event, LayerChanged, LayerState, Resolved
+from imgpull.events import (
+    BlobAdvanced,
+    BlobChanged,
+    BlobRequested,
+    BlobState,
+    Event,
+    LayerChanged,
+    LayerState,
+    Resolved,
+)
 
 if TYPE_CHECKING:
     from imgpull.store.images import Image
@@ -39,9 +48,29 @@ class Blob:
     digest: str
     size_bytes: int = 0
     arrived_bytes: int = 0
-    """As far as this pull was told: what others fetched for it may be among it."""
+    """Of the blob as it is now: less after a transfer began again, and with what an earlier attempt left behind."""
+    received_bytes: int = 0
+    """What came over the network, all attempts together."""
+    requested: bool = False
+    """Whether a GET went out since the transfer began; what is reported before is an earlier attempt's partial."""
     state: BlobState = "waiting"
+    joined: bool = False
+    """Whether another caller's transfer was joined: its states are told to everyone on board."""
     layer_state: LayerState | None = None
+
+    def change(self, state: BlobState, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        if state == "joined":
+            self.joined = True
+        else:
+            self.state = state
+        if state == "fetching":
+            self.requested = False
+
+    def advance(self, advance_bytes: int) -> None:
+        self.arrived_bytes += advance_bytes
+        if self.requested and advance_bytes > 0:
+            self.received_bytes += advance_bytes
 
     @property
     def phase(self) -> str:
@@ -50,7 +79,16 @@ class Blob:
             return "done"
         if self.state in ("fetched", "exists", "skipped"):
             return "unpacking" if self.layer_state == "unpacking" else "done"
-        return self.state  # joined: until the other caller's transfer shows as a layer state
+        return "joined" if self.joined else self.state
+
+    @property
+    def outcome(self) -> Outcome:
+        """How this pull came by the blob."""
+        if self.state in ("fetching", "fetched"):
+            return "joined" if self.joined else "fetched"
+        if self.state == "skipped":
+            return "skipped"
+        return "joined" if self.joined and self.state == "waiting" else "exists"
 
 
 class Tracker:
@@ -73,10 +111,11 @@ class Tracker:
     def _note(self, event: Event) -> None:
         match event:
             case BlobAdvanced():
-                self._blob(event.digest).arrived_bytes += event.advance_bytes
+                self._blob(event.digest).advance(event.advance_bytes)
+            case BlobRequested():
+                self._blob(event.digest).requested = True
             case BlobChanged():
-                blob = self._blob(event.digest)
-                blob.size_bytes, blob.state = event.size_bytes, event.state
+                self._blob(event.digest).change(event.state, event.size_bytes)
             case LayerChanged():
                 self._blob(event.digest).layer_state = event.state
             case Resolved():
@@ -86,31 +125,21 @@ class Tracker:
         return self._blobs.setdefault(digest, Blob(digest))
 
     def blobs(self) -> list[Blob]:
-        """Copies, in the order they were first heard of."""
+        """Copies, in the order they were first heard of; without the manifests, which have no size yet."""
         with self._lock:
-            return [
-                Blob(blob.digest, blob.size_bytes, blob.arrived_bytes, blob.state, blob.layer_state)
-                for blob in self._blobs.values()
-            ]
+            return [replace(blob) for blob in self._blobs.values() if blob.size_bytes or blob.layer_state]
 
     def outcome(self, digest: str) -> Outcome:
         """How this pull came by the blob. Nothing heard of it: it was here before, nobody had to be asked."""
         with self._lock:
             blob = self._blobs.get(digest)
-            state = blob.state if blob is not None else "exists"
-        match state:
-            case "fetched" | "fetching":
-                return "fetched"
-            case "joined" | "skipped":
-                return state
-        return "exists"
+            return "exists" if blob is None else blob.outcome
 
     @property
     def fetched_bytes(self) -> int:
-        """What this pull itself had sent to it: not what it joined, nor the part an earlier attempt left behind."""
+        """What this pull itself had sent to it: not what it joined, nor the part an earlier pull left behind."""
         with self._lock:
-            fetched = [blob for blob in self._blobs.values() if blob.state == "fetched"]
-            return sum(blob.arrived_bytes or blob.size_bytes for blob in fetched)
+            return sum(blob.received_bytes for blob in self._blobs.values() if blob.outcome == "fetched")
 
 
 class Display(Protocol):
@@ -153,8 +182,8 @@ class Lines(Silence):
         match event:
             case Resolved():
                 self._output.note(f"{tracker.reference}: resolved to {event.digest}")
-            case BlobChanged() if event.state not in ("waiting", "fetching"):
-                size = shown_size(event.size_bytes)
-                self._output.note(f"{tracker.reference}: {short(event.digest)} {event.state} ({size})")
+            case BlobChanged() if event.size_bytes and event.state in ("fetched", "exists", "skipped"):
+                outcome, size = tracker.outcome(event.digest), shown_size(event.size_bytes)
+                self._output.note(f"{tracker.reference}: {short(event.digest)} {outcome} ({size})")
             case LayerChanged() if event.state == "applied":
                 self._output.note(f"{tracker.reference}: {short(event.digest)} unpacked")

@@ -63,7 +63,8 @@ def _log_to_stderr(verbosity: int) -> None:
 
     log = logging.getLogger("imgpull")
     log.setLevel(logging.INFO if verbosity == 1 else logging.DEBUG)
-    if not log.handlers:
+    # The library's own handler is a NullHandler, which is none of these.
+    if not any(isinstance(handler, logging.StreamHandler) for handler in log.handlers):
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(relativeCreated)d ms %(threadName)s %(name)s: %(message)s"))
         log.addHandler(handler)

@@ -153,11 +153,12 @@ class Fetcher:
     def _transfer(self, reference: Reference, blob: Descriptor, cancel: Cancellation, say: EventSink) -> None:
         """Fetches until the digest holds. Wrong bytes are dropped and asked for once more, from zero."""
         avoid: set[str] = set()
+        told = _Told(blob.digest, say)
         for last_try in (False, True):
             try:
                 with self._open(f"layer-{blob.digest}", blob.digest, blob.size_bytes, cancel, say) as writer:
                     with self._slots.take(cancel):
-                        self._fill(writer, reference, blob, avoid, cancel, say)
+                        self._fill(writer, reference, blob, avoid, cancel, told)
                     writer.commit(blob.size_bytes, blob.digest)
                 return
             except AlreadyExistsError:
@@ -166,7 +167,7 @@ class Fetcher:
                 if last_try:
                     raise
                 _log.info("%s sent wrong bytes for %s: once more from zero", reference.domain, blob.digest)
-                say(BlobAdvanced(blob.digest, -blob.size_bytes))
+                told.take_back()
 
     def _fill(
         self,
@@ -175,19 +176,18 @@ class Fetcher:
         blob: Descriptor,
         avoid: set[str],
         cancel: Cancellation,
-        say: EventSink,
+        told: _Told,
     ) -> None:
         """Until the partial is as long as the descriptor says; every attempt goes on where the last one ended.
 
         ``avoid``: hosts not to ask while there are others; the one that answered is added, for the next try.
         """
-        say(BlobChanged(blob.digest, blob.size_bytes, "fetching"))
-        say(BlobAdvanced(blob.digest, writer.offset_bytes))
+        told.say(BlobChanged(blob.digest, blob.size_bytes, "fetching"))
         retry, stalled, liars = self._registry.retry, 0, frozenset(avoid)
         while writer.offset_bytes < blob.size_bytes:
             before = writer.offset_bytes
             try:
-                avoid.add(self._receive(writer, reference, blob, liars, cancel, say))
+                avoid.add(self._receive(writer, reference, blob, liars, cancel, told))
             except RegistryError as error:
                 stalled = 0 if writer.offset_bytes - before >= _PROGRESS_BYTES else stalled + 1
                 if stalled >= _STALLED_ATTEMPTS or not retry.worth_retrying(error):
@@ -201,20 +201,38 @@ class Fetcher:
         blob: Descriptor,
         avoid: frozenset[str],
         cancel: Cancellation,
-        say: EventSink,
+        told: _Told,
     ) -> str:
         """One GET, from where the partial ends; returns who answered it. The response ends in an error unless the
         blob is complete, neither shorter nor longer than its descriptor says."""
 
         def asked(address: str, offset_bytes: int) -> None:
-            say(BlobRequested(blob.digest, address, offset_bytes))
+            told.say(BlobRequested(blob.digest, address, offset_bytes))
 
         with self._registry.open_blob(reference, blob, writer.offset_bytes, cancel, asked, avoid) as body:
             if body.offset_bytes != writer.offset_bytes:  # the Range was ignored; a partial and a whole never mix
-                say(BlobAdvanced(blob.digest, -writer.offset_bytes))
+                told.take_back()
                 writer.restart()
             block = memoryview(bytearray(_BLOCK))
             while count := body.readinto(block):
                 writer.write(block[:count])
-                say(BlobAdvanced(blob.digest, count))
+                told.advance(count)
             return body.host.address
+
+
+class _Told:
+    """What was said to have arrived, by this transfer and over the network: what it takes back when it starts again."""
+
+    def __init__(self, digest: Digest, say: EventSink) -> None:
+        self.say = say
+        self._digest = digest
+        self._bytes = 0
+
+    def advance(self, count: int) -> None:
+        self._bytes += count
+        self.say(BlobAdvanced(self._digest, count))
+
+    def take_back(self) -> None:
+        if self._bytes:
+            self.say(BlobAdvanced(self._digest, -self._bytes))
+            self._bytes = 0

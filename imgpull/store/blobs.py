@@ -91,13 +91,14 @@ class Blobs:
     def walk(self) -> Iterator[tuple[Digest, os.stat_result]]:
         """Every blob that is there, in no order. Files that are none are passed over."""
         with translated("list", self.directory):
-            algorithms = [entry.name for entry in os.scandir(self.directory) if entry.is_dir(follow_symlinks=False)]
-            for algorithm in algorithms:
-                for entry in os.scandir(f"{self.directory}/{algorithm}"):
+            for algorithm in os.listdir(self.directory):
+                for name in os.listdir(f"{self.directory}/{algorithm}"):
                     try:
-                        yield Digest.of(algorithm, entry.name), entry.stat(follow_symlinks=False)
+                        digest = Digest.of(algorithm, name)
+                        found = os.lstat(self.path(digest))
                     except (ImageError, FileNotFoundError):
                         continue
+                    yield digest, found
 
 
 def _link(source: str, target: str, digest: Digest) -> None:

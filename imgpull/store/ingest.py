@@ -138,10 +138,10 @@ class Ingests:
             with contextlib.suppress(FileNotFoundError):
                 make_directory(path)
                 lock = FileLock.try_open(f"{path}/data", os.O_RDWR | os.O_CREAT | os.O_EXCL)
-                if lock is not None and os.fstat(lock.fd).st_nlink > 0:
-                    return _described(Ingest(path, lock, record))
+                # Whoever took it for dead between these two steps has removed the directory too, so that one of the
+                # next finds it missing.
                 if lock is not None:
-                    lock.close()
+                    return _described(Ingest(path, lock, record))
         raise StoreError(
             f"cannot begin an ingest in {self.directory}: somebody removes it at once", path=self.directory
         )
@@ -152,10 +152,12 @@ class Ingests:
         return self._dead(lambda name: name.startswith(prefix), lambda record: record is None or record.ref == ref)
 
     def drop_of_digest(self, digest: Digest) -> None:
-        """Remove every dead partial that was to become this blob, whoever began it."""
+        """Remove every dead partial that was to become this blob, whoever began it. Nothing is raised: the blob is
+        there, and what is left is removed another time."""
         mark = f"-{_mark(digest)}-"
-        for ingest in self._dead(lambda name: mark in name, lambda record: record is None or record.expected == digest):
-            ingest.drop()
+        with contextlib.suppress(OSError):
+            for ingest in self._dead(lambda name: mark in name, lambda record: _was_to_become(record, digest)):
+                ingest.drop()
 
     def _dead(self, named: Callable[[str], bool], wanted: Callable[[Record | None], bool]) -> list[Ingest]:
         found: list[Ingest] = []
@@ -179,12 +181,7 @@ class Ingests:
             return None
         except OSError:
             return None
-        if lock is None:
-            return None
-        if os.fstat(lock.fd).st_nlink == 0:
-            lock.close()
-            return None
-        return Ingest(directory, lock, _read_record(directory))
+        return None if lock is None else Ingest(directory, lock, _read_record(directory))
 
     def statuses(self, ref: str | None = None) -> Iterator[Status]:
         """What is on the disk, live and dead, of every process; of one ref, or all."""
@@ -251,6 +248,10 @@ def _prefix(ref: str) -> str:
 
 def _mark(digest: Digest | None) -> str:
     return _NO_DIGEST if digest is None else digest.encoded[:16]
+
+
+def _was_to_become(record: Record | None, digest: Digest) -> bool:
+    return record is None or record.expected == digest
 
 
 def _described(ingest: Ingest) -> Ingest:

@@ -1,7 +1,8 @@
 """The models that frontrun explores, and mutants of KeyedMutex that it must refute.
 
-Run by test_keyed_mutex_model.py as ``frontrun python keyed_mutex_model.py NAME…``, in a process of its own since frontrun
-replaces the locks of the whole interpreter. Prints one JSON line per name: ``name holds explored seconds explanation``.
+Run by test_keyed_mutex_model.py as ``frontrun python keyed_mutex_model.py NAME…``, in a process of its own since
+frontrun replaces the locks of the whole interpreter. Prints one JSON line per name: ``name holds explored seconds
+explanation``.
 
 The clock is virtual: under it frontrun counts a thread in ``Condition.wait`` as blocked; under the real one it goes on
 scheduling it for ever. A deadlock is a failure of the model like a broken invariant.
@@ -10,6 +11,7 @@ scheduling it for ever. A deadlock is a failure of the model like a broken invar
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import sys
 import time
@@ -62,16 +64,12 @@ class State:
             self.inside -= 1
 
     def enter_unless_cancelled(self) -> None:
-        try:
+        with contextlib.suppress(PullCancelledError):
             self.enter(cancel=self.cancel)
-        except PullCancelledError:
-            pass
 
     def enter_unless_late(self) -> None:
-        try:
+        with contextlib.suppress(LockTimeoutError):
             self.enter(timeout_seconds=1)
-        except LockTimeoutError:
-            pass
 
     def stay_inside(self) -> None:
         with self.mutex.hold(KEY):

@@ -29,8 +29,8 @@ from types import CodeType, FrameType
 from typing import Any
 
 import pytest
-from fakes.threads import DEADLINE_SECONDS, Worker, start, until
 
+from fakes.threads import DEADLINE_SECONDS, Worker, start, until
 from imgpull.errors import LockTimeoutError, PullCancelledError
 from imgpull.locking import Cancellation, KeyedMutex, keyed_mutex
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from fakes.threads import start, together, until
 
+from fakes.threads import start, together, until
 from imgpull.errors import LockTimeoutError, PullCancelledError
 from imgpull.locking import Cancellation, KeyedLock, KeyedMutex, NoSuppression
 

@@ -8,37 +8,45 @@ import threading
 import pytest
 
 from imgpull.cli.progress import Blob, Tracker
-from imgpull.events import BlobAdvanced, BlobChanged, BlobState, Event, LayerChanged, LayerState
+from imgpull.events import BlobAdvanced, BlobChanged, BlobRequested, BlobState, Event, LayerChanged, LayerState
 
 from .conftest import digest
 
 
 @pytest.mark.parametrize(
-    ("state", "layer_state", "phase"),
+    ("states", "layer_state", "phase", "outcome"),
     [
-        ("waiting", None, "waiting"),
-        ("fetching", None, "fetching"),
-        ("fetching", "unpacking", "fetching"),  # unpacked as it arrives; it is the network one waits for
-        ("joined", None, "joined"),
-        ("joined", "unpacking", "joined"),
-        ("joined", "applied", "done"),
-        ("fetched", "waiting", "done"),
-        ("fetched", "unpacking", "unpacking"),
-        ("fetched", "applied", "done"),
-        ("exists", None, "done"),
-        ("waiting", "exists", "done"),
-        ("skipped", None, "done"),
+        ([], None, "waiting", "exists"),
+        (["fetching"], None, "fetching", "fetched"),
+        (["fetching"], "unpacking", "fetching", "fetched"),  # it is the network one waits for
+        (["joined"], None, "joined", "joined"),
+        (["fetching", "joined"], None, "joined", "joined"),
+        (["joined", "fetching", "fetched"], "unpacking", "unpacking", "joined"),
+        (["joined", "fetching", "fetched"], "applied", "done", "joined"),
+        (["fetched"], "waiting", "done", "fetched"),
+        (["fetched"], "unpacking", "unpacking", "fetched"),
+        (["fetched"], "applied", "done", "fetched"),
+        (["exists"], None, "done", "exists"),
+        (["joined", "exists"], None, "done", "exists"),
+        (["waiting"], "exists", "done", "exists"),
+        (["skipped"], None, "done", "skipped"),
     ],
 )
-def test_phase(state: BlobState, layer_state: LayerState | None, phase: str) -> None:
-    assert Blob("sha256:x", state=state, layer_state=layer_state).phase == phase
+def test_phase_and_outcome(
+    states: list[BlobState], layer_state: LayerState | None, phase: str, outcome: str
+) -> None:
+    blob = Blob("sha256:x", layer_state=layer_state)
+    for state in states:
+        blob.change(state, 1000)
+    assert (blob.phase, blob.outcome) == (phase, outcome)
 
 
 def test_tracker_counts_from_many_threads() -> None:
     told: list[Event] = []
     tracker = Tracker("redis", lambda _, event: told.append(event))
-    changed = BlobChanged(digest("a"), 80_000, "fetched")
+    changed = BlobChanged(digest("a"), 80_000, "fetching")
     tracker(changed)
+    tracker(BlobRequested(digest("a"), "docker.io", 0))
 
     def advance() -> None:
         for _ in range(1000):
@@ -50,7 +58,7 @@ def test_tracker_counts_from_many_threads() -> None:
     for thread in threads:
         thread.join(30)
     assert tracker.fetched_bytes == 80_000
-    assert told == [changed]  # a block is no news
+    assert told == [changed, BlobRequested(digest("a"), "docker.io", 0)]  # a block is no news
 
 
 def test_tracker_may_be_asked_by_whom_it_tells() -> None:
@@ -72,7 +80,8 @@ def test_bars_draw_a_row_for_each_blob_and_leave_nothing() -> None:
     assert shown(bars) == "docker.io/library/redis:7.2 resolving\n"
     tracker(BlobChanged(digest("a"), 2000, "fetching"))
     tracker(BlobAdvanced(digest("a"), 500))
-    tracker(BlobChanged(digest("b"), 0, "joined"))
+    tracker(BlobChanged(digest("b"), 10, "joined"))
+    tracker(BlobChanged(digest("1"), 0, "fetched"))  # a manifest: too small for a bar
     tracker(BlobChanged(digest("c"), 2000, "fetched"))
     tracker(LayerChanged(digest("c"), digest("c"), "applied"))
     title, *rows = shown(bars).splitlines()

@@ -10,7 +10,7 @@ import pytest
 
 from imgpull.cli.progress import Silence, Tracker
 from imgpull.errors import DigestMismatchError, NotFoundError, OfflineError, PullCancelledError
-from imgpull.events import BlobAdvanced, BlobChanged, EventSink, LayerChanged, Resolved
+from imgpull.events import BlobAdvanced, BlobChanged, BlobRequested, EventSink, LayerChanged, Resolved
 from imgpull.oci import Platform
 from imgpull.store.images import Image
 
@@ -71,12 +71,19 @@ def test_json_is_the_list_of_the_contract(world: World, run: Run) -> None:
             Resolved(REDIS, digest("1")),
             BlobChanged(digest("a"), 1000, "waiting"),
             BlobChanged(digest("a"), 1000, "fetching"),
-            BlobAdvanced(digest("a"), 900),
-            BlobAdvanced(digest("a"), -900),
-            BlobAdvanced(digest("a"), 600),
+            BlobAdvanced(digest("a"), 300),  # an earlier attempt's partial
+            BlobRequested(digest("a"), "docker.io", 300),
+            BlobAdvanced(digest("a"), -300),  # the registry began from zero
+            BlobAdvanced(digest("a"), 500),
+            BlobRequested(digest("a"), "docker.io", 500),
+            BlobAdvanced(digest("a"), 500),
             BlobChanged(digest("a"), 1000, "fetched"),
+            BlobChanged(digest("b"), 1000, "waiting"),
             BlobChanged(digest("b"), 1000, "joined"),
+            BlobChanged(digest("b"), 1000, "fetching"),  # told to everybody on board
+            BlobRequested(digest("b"), "docker.io", 0),
             BlobAdvanced(digest("b"), 1000),
+            BlobChanged(digest("b"), 1000, "fetched"),
         ),
     )
     ran = run("--json", "pull", "redis:7.2")
@@ -89,7 +96,7 @@ def test_json_is_the_list_of_the_contract(world: World, run: Run) -> None:
             "chain_id": image.chain_id,
             "platform": "linux/amd64",
             "size_bytes": 45_100_000,
-            "fetched_bytes": 600,  # what was taken back and what was joined do not count
+            "fetched_bytes": 1000,  # neither what was there nor what was joined
             "layers": [
                 {"digest": digest("a"), "diff_id": digest("a"), "chain_id": digest("a"), "state": "fetched"},
                 {"digest": digest("b"), "diff_id": digest("b"), "chain_id": digest("b"), "state": "joined"},
@@ -110,8 +117,13 @@ def test_plain_lines_say_what_came_to_its_end(world: World, run: Run) -> None:
         "redis:7.2",
         events(
             Resolved(REDIS, digest("1")),
+            BlobChanged(digest("1"), 0, "fetched"),  # the manifest
             BlobChanged(digest("a"), 1000, "fetching"),
+            BlobRequested(digest("a"), "docker.io", 0),
+            BlobAdvanced(digest("a"), 1000),
             BlobChanged(digest("a"), 1000, "fetched"),
+            BlobChanged(digest("b"), 1000, "joined"),
+            BlobChanged(digest("b"), 1000, "fetched"),
             LayerChanged(digest("a"), digest("a"), "unpacking"),
             LayerChanged(digest("a"), digest("a"), "applied"),
         ),
@@ -120,6 +132,7 @@ def test_plain_lines_say_what_came_to_its_end(world: World, run: Run) -> None:
     assert ran.err.splitlines() == [
         f"{REDIS}: resolved to {digest('1')}",
         f"{REDIS}: aaaaaaaaaaaa fetched (1.0 kB)",
+        f"{REDIS}: bbbbbbbbbbbb joined (1.0 kB)",
         f"{REDIS}: aaaaaaaaaaaa unpacked",
     ]
     assert ran.out == f"{REDIS}@{digest('1')} linux/amd64, 2 layers, 45.1 MB, fetched 1.0 kB\n"

@@ -8,8 +8,8 @@ import threading
 import weakref
 
 import pytest
-from fakes.threads import start, together, until
 
+from fakes.threads import start, together, until
 from imgpull.errors import PullCancelledError
 from imgpull.locking import Cancellation
 

@@ -12,8 +12,8 @@ import threading
 import weakref
 
 import pytest
-from fakes.threads import start, until
 
+from fakes.threads import start, until
 from imgpull.errors import LockTimeoutError, PullCancelledError
 from imgpull.locking import Cancellation, KeyedMutex
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import threading
 
 from fakes.threads import start, until
-
 from imgpull.locking import thread_end
 
 

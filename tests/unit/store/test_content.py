@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from fakes import scripts
 from fakes.threads import together
-
 from imgpull.errors import (
     AlreadyExistsError,
     DigestMismatchError,
@@ -220,6 +221,25 @@ class TestPartials:
             writer.write(DATA)
             writer.commit()
         assert meddled and DIGEST in content
+
+    def test_nor_is_one_whose_data_was_made_and_not_locked_yet(
+        self, content: ContentStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain, meddled = fcntl.flock, []
+
+        def meddle_and_flock(fd: int, operation: int) -> None:
+            if not meddled:
+                meddled.append(os.readlink(f"/proc/self/fd/{fd}"))
+                content._ingests.drop_of_digest(DIGEST)
+            plain(fd, operation)
+
+        monkeypatch.setattr(fcntl, "flock", meddle_and_flock)
+        with _open(content) as writer:
+            monkeypatch.undo()
+            writer.write(DATA)
+            writer.commit()
+        assert meddled and meddled[0].endswith("/data") and not os.path.exists(meddled[0])
+        assert DIGEST in content
 
     def test_what_a_crash_between_link_and_removal_leaves_does_not_harm_the_blob(
         self, content: ContentStore, root: Path
@@ -449,7 +469,8 @@ def test_a_store_on_a_full_disk_says_so_and_works_again(tmp_path: Path) -> None:
         from imgpull.oci import Digest
         from imgpull.store import Store
         disk = sys.argv[1]
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=100", "tmpfs", disk], stderr=subprocess.DEVNULL).returncode:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=100", "tmpfs", disk]
+        if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
             print("no mount")
             sys.exit()
         try:

@@ -8,8 +8,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from fakes import scripts
 
+from fakes import scripts
 from imgpull.errors import StoreError, StoreFullError
 from imgpull.store import filesystem
 from imgpull.store.durability import SYNCS
@@ -45,7 +45,8 @@ class TestFileLock:
             import os, subprocess
             from imgpull.store.filesystem import FileLock
             path, who = sys.argv[1:]
-            probe = [sys.executable, "-c", "import fcntl, sys\\nfcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)", path]
+            lock = "import fcntl, sys\\nfcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+            probe = [sys.executable, "-c", lock, path]
             free = lambda: subprocess.run(probe, stderr=subprocess.DEVNULL).returncode == 0
             lock = FileLock(path)
             lock.acquire()

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes import images as fake
 
+from fakes import images as fake
 from imgpull.errors import ImageNotFoundError, InvalidReferenceError
 from imgpull.oci import Digest, ImageConfig, Manifest, Platform, chain_ids
 from imgpull.reference import Reference
@@ -88,7 +88,9 @@ class TestPlatforms:
             store.images.put(_image(platform=platform))
         assert str(store.images.get(REDIS, "linux/arm64/v8").platform) == "linux/arm64"
         assert str(store.images.get(REDIS, Platform.parse("linux/arm/v6")).platform) == "linux/arm/v6"
-        with pytest.raises(ImageNotFoundError, match="for linux/s390x, only for linux/amd64, linux/arm/v6, linux/arm64"):
+        with pytest.raises(
+            ImageNotFoundError, match="for linux/s390x, only for linux/amd64, linux/arm/v6, linux/arm64"
+        ):
             store.images.get(REDIS, "linux/s390x")
 
     @pytest.mark.parametrize(

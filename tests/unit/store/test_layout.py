@@ -6,18 +6,20 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fakes import images as fake
 from fakes import scripts
-from fakes.threads import together
-
+from fakes.threads import start, together, until
 from imgpull.errors import AlreadyExistsError
 from imgpull.oci import Digest, ImageConfig, Manifest, Platform, chain_ids
 from imgpull.store import Image, Layer, Store, layout
+from imgpull.store.layout import Layout
 
 REDIS = "docker.io/library/redis:7.2"
 MADE = fake.build([{"etc/name": "redis"}, {"etc/more": "x" * 1000}])
@@ -180,6 +182,30 @@ class TestWhenItIsWritten:
         together([lambda n=number: store.images.tag(REDIS, f"thread:{n}") for number in range(8)])
         assert len(_names(root)) == len(store.images.list()) == 1 + 30 + 8
         assert [name for name in os.listdir(root) if name.endswith(".new")] == []
+
+    def test_an_older_state_never_replaces_a_newer_one(
+        self, store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _keep(store, MADE)
+        store.images.put(_record(MADE))
+        plain, entered, gate = Layout._replace, threading.Event(), threading.Event()
+
+        def replace_late(self: Layout, name: str, raw: bytes) -> None:
+            if not entered.is_set():
+                entered.set()
+                assert gate.wait(20)
+            plain(self, name, raw)
+
+        monkeypatch.setattr(Layout, "_replace", replace_late)
+        older = start(lambda: store.images.tag(REDIS, "a"))
+        assert entered.wait(20)
+        newer = start(lambda: store.images.tag(REDIS, "b"))
+        until(lambda: len(store.images.list()) == 3, "the newer change is committed")
+        newer.join(0.1)  # it waits for the lock; without one it would be done by now
+        gate.set()
+        older.outcome()
+        newer.outcome()
+        assert len(_names(root)) == 3
 
     def test_a_reader_never_sees_half_of_it(self, store: Store, root: Path) -> None:
         """It is replaced by rename: what a reader has open stays as it was."""

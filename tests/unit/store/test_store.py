@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
 from fakes import scripts
 from fakes.threads import together
-
 from imgpull.errors import RefLockedError, StoreCorruptError, StoreError
 from imgpull.oci import Digest
 from imgpull.store import ContentStore, Store, default_root
@@ -322,7 +322,7 @@ class TestReadOnly:
         source = """
             import os
             from imgpull.store import Store
-            Store(sys.argv[1], read_only=True).close()  # nobody may not read the modules that this imports
+            Store(sys.argv[1] + "-other").close()  # nobody may not read the modules that this imports
             os.setgid(65534); os.setuid(65534)
             with Store(sys.argv[1], read_only=True) as store:
                 print([info.size_bytes for info in store.content.walk()])

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from fakes import scripts
 from fakes.threads import start, together
-
 from imgpull.errors import StoreCorruptError, StoreError, StoreFullError
 from imgpull.store.database import Database, connection, schema
 
@@ -104,6 +104,10 @@ class TestSchema:
             raw.execute(f"PRAGMA user_version={schema.VERSION + 1}")
         with pytest.raises(StoreError, match="upgrade imgpull"):
             _open(tmp_path)
+        with contextlib.closing(sqlite3.connect(tmp_path / "metadata.db")) as raw:
+            with pytest.raises(StoreError, match="upgrade imgpull"):  # it may have been upgraded since we looked
+                schema.migrate(raw, "metadata.db")
+            assert raw.execute("PRAGMA user_version").fetchone() == (schema.VERSION + 1,)
 
 
 class TestSettings:
@@ -180,7 +184,9 @@ class TestErrors:
 
     def test_a_damaged_page_is_damage(self, tmp_path: Path) -> None:
         database = _open(tmp_path)
-        database.write(lambda c: c.executemany("INSERT INTO diff_ids VALUES (?, 'x')", [(str(n),) for n in range(9999)]))
+        database.write(
+            lambda c: c.executemany("INSERT INTO diff_ids VALUES (?, 'x')", [(str(n),) for n in range(9999)])
+        )
         database.close()
         with open(tmp_path / "metadata.db", "r+b") as file:
             file.seek(8192)

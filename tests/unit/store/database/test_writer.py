@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from fakes import scripts
 from fakes.threads import Worker, start, until
-
 from imgpull.errors import StoreError, StoreFullError
 from imgpull.store.database import Connection, Database, writer
+from imgpull.store.database import connection as connections
 from imgpull.store.filesystem import FileLock
 
 
@@ -145,6 +146,7 @@ class TestNothingElseHoldsItUp:
 
     def test_a_log_that_a_reader_pins_is_cut_later(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(writer, "_CHECKPOINT_BYTES", 64 * 1024)
+        monkeypatch.setattr(connections, "_BUSY_TIMEOUT_SECONDS", 30.0)  # a checkpoint that waits would be noticed
         log = f"{database.path}-wal"
         reader = sqlite3.connect(database.path)
         reader.execute("BEGIN")
@@ -253,6 +255,8 @@ class TestTheEnd:
             database.write(_insert("b"))
         with pytest.raises(StoreError, match="closed"):
             database.query("SELECT 1")
+        with pytest.raises(StoreError, match="closed"):  # it may have been closed after the write's own look
+            database._writer.write(_insert("b"))
 
     def test_the_last_close_leaves_no_log(self, database: Database, tmp_path: Path) -> None:
         database.write(_insert("a"))
@@ -260,12 +264,18 @@ class TestTheEnd:
         database.close()
         assert sorted(os.listdir(tmp_path)) == ["metadata.db", "metadata.lock"]
 
-    def test_closing_waits_for_the_lock_as_it_is_a_checkpoint(self, database: Database, tmp_path: Path) -> None:
-        database.write(_insert("a"))
+    @pytest.mark.parametrize("by", ["writer", "reader"])
+    def test_closing_waits_for_the_lock_as_it_is_a_checkpoint(
+        self, database: Database, tmp_path: Path, by: str
+    ) -> None:
+        if by == "writer":
+            database.write(_insert("a"))
+        database.query("SELECT 1 FROM blobs")
         other = FileLock(tmp_path / "metadata.lock")
         with other:
             closing = start(database.close)
             until(lambda: database._writer._stopped, "closing began")
+            closing.join(0.1)  # it waits for the lock; without one it would be done by now
             assert closing.is_alive()
             assert os.path.exists(f"{database.path}-wal")
         closing.outcome()

@@ -1,0 +1,206 @@
+"""Flights: boarding, leaving, taking over, departing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from imgpull.errors import NotFoundError, PullCancelledError, RegistryUnavailableError
+from imgpull.events import Event, Resolved
+from imgpull.locking import Audience, Flight, Flights
+
+EVENT = Resolved("a", "b")
+
+
+class Caller:
+    def __init__(self) -> None:
+        self.told: list[tuple[str | None, BaseException | None]] = []
+
+    def __call__(self, result: str | None, error: BaseException | None) -> None:
+        self.told.append((result, error))
+
+
+class Later:
+    """A launch that keeps the run until the test lets it go."""
+
+    def __init__(self) -> None:
+        self.runs: list[Callable[[], None]] = []
+
+    def __call__(self, run: Callable[[], None]) -> None:
+        self.runs.append(run)
+
+    def go(self) -> None:
+        self.runs.pop(0)()
+
+
+def answer(_: Flight[str]) -> str:
+    return "landed"
+
+
+def test_all_on_board_get_one_result_of_one_run() -> None:
+    flights, later, callers, runs = Flights[str](), Later(), [Caller() for _ in range(5)], []
+
+    def work(_: Flight[str]) -> str:
+        runs.append(1)
+        return "landed"
+
+    seats = [flights.board("key", work, later, caller) for caller in callers]
+    assert [seat.joined for seat in seats] == [False, True, True, True, True]
+    later.go()
+    assert [caller.told for caller in callers] == [[("landed", None)]] * 5
+    assert (len(runs), len(flights), later.runs) == (1, 0, [])
+
+
+def test_a_permanent_error_goes_to_each_as_an_object_of_its_own_and_is_forgotten() -> None:
+    flights, later, first, second = Flights[str](), Later(), Caller(), Caller()
+
+    def work(_: Flight[str]) -> str:
+        raise NotFoundError("no such image", registry="r", status=404)
+
+    flights.board("key", work, later, first)
+    flights.board("key", work, later, second)
+    later.go()
+    (_, one), (_, two) = first.told[0], second.told[0]
+    assert isinstance(one, NotFoundError)
+    assert isinstance(two, NotFoundError)
+    assert one is not two
+    assert (two.status, str(two)) == (404, "no such image")
+    third = Caller()
+    flights.board("key", answer, later, third)
+    later.go()
+    assert third.told == [("landed", None)]
+
+
+def test_a_transient_error_goes_to_the_leader_and_the_next_takes_over_with_its_own_work() -> None:
+    flights, later, leader, second, third = Flights[str](), Later(), Caller(), Caller(), Caller()
+
+    def fails(_: Flight[str]) -> str:
+        raise RegistryUnavailableError("reset", registry="r")
+
+    flights.board("key", fails, later, leader)
+    flights.board("key", answer, later, second)
+    flights.board("key", fails, later, third)
+    later.go()
+    assert isinstance(leader.told[0][1], RegistryUnavailableError)
+    assert second.told == third.told == [("landed", None)]
+
+
+def test_only_the_last_to_leave_stops_the_work() -> None:
+    flights, later, callers = Flights[str](), Later(), [Caller(), Caller()]
+    seats = [flights.board("key", answer, later, caller) for caller in callers]
+    seats[0].leave()
+    assert not seats[0].flight.cancel.cancelled
+    seats[1].leave()
+    assert seats[0].flight.cancel.cancelled
+    fresh = Caller()
+    assert flights.board("key", answer, later, fresh).flight is not seats[0].flight
+    later.go()
+    later.go()
+    assert [caller.told for caller in callers] == [[], []]
+    assert fresh.told == [("landed", None)]
+    assert len(flights) == 0
+
+
+def test_a_leader_who_leaves_does_not_stop_the_others() -> None:
+    flights, later, leader, second = Flights[str](), Later(), Caller(), Caller()
+    seat = flights.board("key", answer, later, leader)
+    flights.board("key", answer, later, second)
+    seat.leave()
+    later.go()
+    assert (leader.told, second.told) == ([], [("landed", None)])
+
+
+def test_who_comes_after_departure_shares_the_next_flight() -> None:
+    flights, later, early, late, latest = Flights[str](), Later(), Caller(), Caller(), Caller()
+    runs: list[int] = []
+
+    def work(flight: Flight[str]) -> str:
+        flight.depart()
+        runs.append(len(runs))
+        if len(runs) == 1:
+            seats = [flights.board("key", work, later, caller) for caller in (late, latest)]
+            assert seats[0].flight is seats[1].flight is not flight
+            assert later.runs == []
+        return str(len(runs))
+
+    flights.board("key", work, later, early)
+    later.go()
+    assert early.told == [("1", None)]
+    later.go()
+    assert late.told == latest.told == [("2", None)]
+    assert (len(runs), len(flights)) == (2, 0)
+
+
+def test_a_launch_that_fails_is_everybodys_error() -> None:
+    def no_thread(_: Callable[[], None]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    flights, caller = Flights[str](), Caller()
+    flights.board("key", answer, no_thread, caller)
+    assert isinstance(caller.told[0][1], RuntimeError)
+    assert len(flights) == 0
+
+
+def test_one_callers_callback_does_not_cost_the_others_their_result() -> None:
+    def broken(_: str | None, __: BaseException | None) -> None:
+        raise ZeroDivisionError
+
+    flights, later, caller = Flights[str](), Later(), Caller()
+    flights.board("key", answer, later, broken)
+    flights.board("key", answer, later, caller)
+    later.go()
+    assert caller.told == [("landed", None)]
+
+
+def test_work_that_sees_the_cancellation_ends_for_those_who_left() -> None:
+    flights, later, caller = Flights[str](), Later(), Caller()
+    started, stopped = threading.Event(), threading.Event()
+
+    def work(flight: Flight[str]) -> str:
+        started.set()
+        flight.cancel.wait()
+        stopped.set()
+        raise PullCancelledError("cancelled")
+
+    seat = flights.board("key", work, later, caller)
+    thread = threading.Thread(target=later.go)
+    thread.start()
+    assert started.wait(10)
+    seat.leave()
+    assert stopped.wait(10)
+    thread.join(10)
+    assert (caller.told, len(flights)) == ([], 0)
+
+
+def test_an_audience_tells_each_sink_once_however_it_is_nested() -> None:
+    heard: list[Event] = []
+    other: list[Event] = []
+    inner, outer = Audience(), Audience()
+    sink = heard.append
+    inner.add(sink)
+    outer.add(inner)
+    outer.add(sink)
+    outer.add(other.append)
+    outer(EVENT)
+    assert (heard, other) == ([EVENT], [EVENT])
+    outer.remove(sink)
+    inner.remove(sink)
+    outer(EVENT)
+    assert (len(heard), len(other)) == (1, 2)
+
+
+def test_a_sink_that_fails_is_not_the_works_failure(caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[Event] = []
+
+    def broken(event: Event) -> None:
+        raise ZeroDivisionError
+
+    audience = Audience()
+    audience.add(broken)
+    audience.add(heard.append)
+    with caplog.at_level("INFO", logger="imgpull"):
+        audience(EVENT)
+    assert heard == [EVENT]
+    assert "an event sink failed" in caplog.text
