@@ -228,7 +228,7 @@ def _draw_growth(figure: Figure, runs: Sequence[Record], axis: str) -> None:
     axes.set_title(f"{runs[0]['image']}: what more {axis} cost", loc="left", fontsize=15, weight="bold", color=_INK)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    figure.text(0.01, 0.012, "Median of the repeats, least to most shaded. Flat is what duplicate suppression promises.",
+    figure.text(0.01, 0.012, "Median of the repeats, least to most shaded. Flat is what suppression promises.",
                 fontsize=9, color=_INK)  # fmt: skip
     figure.subplots_adjust(left=0.1, right=0.97, top=0.91, bottom=0.14)
 
