@@ -183,7 +183,7 @@ def _draw_timeline(axes: Axes, record: Record, longest: float) -> None:
     axes.text(wall + (longest * 0.012 if beside else -longest * 0.012), len(traces) - 0.35,
               f"all have it after {wall:.2f} s", ha="left" if beside else "right", va="bottom", fontsize=11,
               weight="bold", color=_INK)  # fmt: skip
-    axes.set_title(_ARM_TITLES.get(record["arm"], record["arm"]), loc="left", fontsize=12.5, color=_INK, pad=22)
+    axes.set_title(_ARM_TITLES.get(record["arm"], str(record["arm"])), loc="left", fontsize=12.5, color=_INK, pad=22)
     axes.set_xlim(0, longest * 1.03)
     axes.set_ylim(-0.7, len(traces) - 0.3)
     axes.invert_yaxis()

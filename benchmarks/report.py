@@ -99,7 +99,7 @@ def _times(arms: Mapping[str, Sequence[Record]]) -> str:
 
 
 def _twice(run: Record) -> float:
-    return max(0, run["bytes_fetched"] - run["image_bytes"]) / 1e6 if run["image_bytes"] else run["bytes_fetched"] / 1e6
+    return float(max(0, run["bytes_fetched"] - run["image_bytes"])) / 1e6
 
 
 def _slept(run: Record) -> float:

@@ -78,9 +78,7 @@ def refs(registry: FakeRegistry) -> list[str]:
 
 
 @pytest.mark.parametrize("pullers", [1, 4])
-def test_pullers_on_one_store(
-    registry: FakeRegistry, images: dict[str, Image], tmp_path: Path, pullers: int
-) -> None:
+def test_pullers_on_one_store(registry: FakeRegistry, images: dict[str, Image], tmp_path: Path, pullers: int) -> None:
     applied = Applied()
     with ExitStack() as stack:
         store = stack.enter_context(imgpull.Store(tmp_path / "store"))

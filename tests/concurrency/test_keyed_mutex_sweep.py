@@ -10,7 +10,8 @@ What does remain is listed here and asserted, so that it can neither grow nor be
 ``KEY_STAYS``
     where a holder that is interrupted keeps its key, until its thread ends (which is then tried, too).
 ``CALLBACK_STAYS``
-    where a waiter that is interrupted leaves a callback on its cancellation, which wakes nobody when it is called.
+    where an interrupted waiter may leave its callback on the cancellation. It wakes nobody when it is called, and goes
+    when the cancellation does.
 ``NOT_INTERRUPTIBLE``
     where the trace function can interrupt and CPython can't. It looks for signals and asynchronous exceptions after a
     call, on entering a function and on jumping back, so not between the end of a ``with lock:`` block and the call that
@@ -40,7 +41,10 @@ KEY_STAYS = {
     ("__exit__", "before its try"),  # the window of every context manager written in Python
     ("__enter__", "return"),  # CPython does not look for interrupts between this and the caller's with block
 }
-CALLBACK_STAYS = {("_wait", "before its try")}  # the callback is there, and what takes it back not yet in a variable
+CALLBACK_STAYS = {
+    ("_wait", "before its try"),  # the callback is there, and what takes it back not yet in a variable
+    ("_wait", ""),  # in the finally, before the call that takes it back
+}
 NOT_INTERRUPTIBLE = {"leaving a with"}
 
 

@@ -649,15 +649,17 @@ def test_a_killed_process_leaves_its_work_and_no_scratch(
     with subprocess.Popen(
         [sys.executable, "-c", CRASH, str(tmp_path), chain("1")], stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        living = opened(tmp_path, database)
-        assert {info.name for info in living.walk()} == {chain("1"), "scratch", "own work"}
-        assert len(os.listdir(tmp_path / "snapshots/views")) == 1
-        with pytest.raises(SnapshotInUseError):
-            living.remove(chain("1"))
-        living.close()
-        process.kill()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            living = opened(tmp_path, database)
+            assert {info.name for info in living.walk()} == {chain("1"), "scratch", "own work"}
+            assert len(os.listdir(tmp_path / "snapshots/views")) == 1
+            with pytest.raises(SnapshotInUseError):
+                living.remove(chain("1"))
+            living.close()
+        finally:
+            process.kill()
     after = opened(tmp_path, database)
     assert {info.name for info in after.walk()} == {chain("1"), "own work"}
     assert os.listdir(tmp_path / "snapshots/views") == []

@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from imgpull.errors import AlreadyExistsError, SnapshotNotFoundError, StoreCorruptError, StoreError
 from imgpull.store.database import Database
@@ -34,6 +35,14 @@ _Identity = tuple[int, int, int]
 _TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY})
 
 
+class _Known(NamedTuple):
+    journal: str
+    """Path of its journal.json."""
+    identity: _Identity
+    parent: str | None
+    layer: LayerTree
+
+
 class Committed:
     """The committed snapshots below ``root`` and their rows. Raises OSError for the disk; callers translate."""
 
@@ -42,9 +51,9 @@ class Committed:
         self._database = database
         self._sync = sync
         self._read_only = read_only
-        # Guards _layers: by name, which journal.json it was read from, the parent and the layer.
+        # Guards _layers, what was read of the snapshots used last, by name.
         self._lock = threading.Lock()
-        self._layers: OrderedDict[str, tuple[_Identity, str | None, LayerTree]] = OrderedDict()
+        self._layers: OrderedDict[str, _Known] = OrderedDict()
 
     def place(self, name: str) -> Path | None:
         """Where a snapshot of this name lies or would lie; None for what can't be a name."""
@@ -166,25 +175,27 @@ class Committed:
             wanted = parent
         return list(reversed(found.items()))
 
+    def top(self, name: str) -> LayerTree:
+        """The layer of one snapshot, without those below. Raises as :meth:`layers`."""
+        return self._layer(name)[1]
+
     def _layer(self, name: str) -> tuple[str | None, LayerTree]:
-        place = self.place(name)
-        identity = _identity(place / "journal.json") if place is not None else None
         with self._lock:
             known = self._layers.get(name)
-            if known is not None and known[0] == identity:
-                self._layers.move_to_end(name)
-                return known[1], known[2]
+        # A chain of 40 asks 40 times for each of its layers: texts, since paths took longer than the stat.
+        if known is not None and _identity(known.journal) == known.identity:
+            return known.parent, known.layer
+        place = self._required(name)
+        journal_file = str(place / "journal.json")
+        identity = _identity(journal_file)
         info, journal = self._read(name)
-        layer = LayerTree(self._required(name) / "fs", journal)
+        layer = LayerTree(place / "fs", journal)
         if identity is not None:
-            self._remember(name, (identity, info.parent, layer))
+            with self._lock:
+                self._layers[name] = _Known(journal_file, identity, info.parent, layer)
+                if len(self._layers) > _KNOWN_LAYERS:
+                    self._layers.popitem(last=False)
         return info.parent, layer
-
-    def _remember(self, name: str, known: tuple[_Identity, str | None, LayerTree]) -> None:
-        with self._lock:
-            self._layers[name] = known
-            if len(self._layers) > _KNOWN_LAYERS:
-                self._layers.popitem(last=False)
 
     def _required(self, name: str) -> Path:
         place = self.place(name)
@@ -202,9 +213,9 @@ class Committed:
             raise _broken(name, "its journal.json is missing") from None
 
 
-def _identity(path: Path) -> _Identity | None:
+def _identity(path: str) -> _Identity | None:
     try:
-        status = path.stat()
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size

@@ -105,7 +105,8 @@ class Snapshots:
 
     def _inherit_root(self, parent: str, active: Active) -> None:
         try:
-            with self.merged(parent) as tree:
+            # The root's attributes are those of the topmost layer, so that one is all there is to open.
+            with MergedTree([self._committed.top(parent)]) as tree:
                 root = tree.lookup(())
                 assert root is not None
                 inherit_directory(root, active.path)

@@ -101,18 +101,23 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        make_private(tmp_path)
-        os.write(writing, b"x")
-        signal.pause()
-    assert os.read(reading, 1) == b"x"
-    remove_dead(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+        try:
+            make_private(tmp_path)
+            os.write(writing, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        assert os.read(reading, 1) == b"x"
+        remove_dead(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 1
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
     remove_dead(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    os.close(reading)
-    os.close(writing)
 
 
 def test_a_forked_child_does_not_keep_what_its_parent_lets_go(tmp_path: Path) -> None:
@@ -124,10 +129,12 @@ def test_a_forked_child_does_not_keep_what_its_parent_lets_go(tmp_path: Path) ->
         os.read(reading, 1)
         os._exit(0)
     hold.release()
-    again = Hold.take(tmp_path, exclusive=True)
-    assert again is not None
-    again.release()
-    os.write(writing, b"x")
-    os.waitpid(child, 0)
-    os.close(reading)
-    os.close(writing)
+    try:
+        again = Hold.take(tmp_path, exclusive=True)
+        assert again is not None
+        again.release()
+    finally:
+        os.write(writing, b"x")
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
