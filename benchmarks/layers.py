@@ -69,6 +69,8 @@ class _BlobSink:
         self.size_bytes = 0
 
     def write(self, data: bytes) -> int:
+        if self._file.closed:  # abandoned: tarfile's stream still flushes when it is collected
+            return len(data)
         self._diff_id.update(data)
         self.tar_bytes += len(data)
         self._emit(self._compressor.compress(data))

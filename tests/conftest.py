@@ -52,7 +52,9 @@ def _descriptors() -> set[tuple[int, str]]:
     found = set()
     for name in os.listdir(_DESCRIPTORS) if _DESCRIPTORS else ():
         try:
-            found.add((int(name), os.readlink(f"{_DESCRIPTORS}/{name}")))
+            place = os.readlink(f"{_DESCRIPTORS}/{name}")
+            if "/matplotlib/" not in place:  # it keeps the fonts it has loaded open
+                found.add((int(name), place))
         except OSError:  # the listing's own descriptor, closed since
             continue
     return found

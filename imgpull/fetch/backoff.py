@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from imgpull.errors import RefLockedError
+from imgpull.errors import AlreadyExistsError, RefLockedError
 from imgpull.events import EventSink, Woken
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ def open_writer(
             opened = open_once()
         except RefLockedError:
             _tell(say, ref, found_held=True, slept_seconds=slept_seconds)
+            raise
+        except AlreadyExistsError:  # how a sleeper mostly wakes: somebody has committed it
+            _tell(say, ref, found_held=False, slept_seconds=slept_seconds)
             raise
         _tell(say, ref, found_held=False, slept_seconds=slept_seconds)
         return opened

@@ -21,8 +21,10 @@ from imgpull.oci import EMPTY_CHAIN_ID, Descriptor, Digest
 from imgpull.store import Store
 from imgpull.store.images import Layer
 from imgpull.store.snapshots import Active, Journal, inherited_labels
+from imgpull.unpack.applier import WhiteoutOrderError
 from imgpull.unpack.decompress import Readable
 from imgpull.unpack.layer import apply_layer
+from imgpull.unpack.marks import Marks
 
 __all__ = ["LayerSource", "Unpacker"]
 
@@ -86,18 +88,20 @@ class Unpacker:
         with self._keys.hold(key, cancel=cancel) as held:
             if held.waited:
                 say(Woken(key, found_held=False, slept_seconds=0.0))
-            active = self._prepare(layer.chain_id, parent, labels)
-            if active is None:
-                told("exists")
-                return
-            try:
-                with source.open(layer.digest) as readable, self._slots.take(cancel):
-                    told("unpacking")
-                    self._apply(readable, layer, parent, active, labels, cancel)
-            except BaseException:
-                self._snapshots.remove(active.key)
-                raise
-            told("applied")
+            hidden: Marks | None = None
+            while (active := self._prepare(layer.chain_id, parent, labels)) is not None:
+                try:
+                    with source.open(layer.digest) as readable, self._slots.take(cancel):
+                        told("unpacking")
+                        self._apply(readable, layer, parent, active, labels, hidden, cancel)
+                    told("applied")
+                    return
+                except BaseException as error:
+                    self._snapshots.remove(active.key)
+                    if not isinstance(error, WhiteoutOrderError) or hidden is not None:
+                        raise
+                    hidden = error.hidden  # a whiteout came after what it changes: once more, knowing of it
+            told("exists")
 
     def _prepare(self, chain_id: Digest, parent: Digest | None, labels: Mapping[str, str]) -> Active | None:
         """An active snapshot to apply a layer to, or None when its chain is provided already."""
@@ -120,10 +124,11 @@ class Unpacker:
         parent: Digest | None,
         active: Active,
         labels: Mapping[str, str],
+        hidden: Marks | None,
         cancel: Cancellation,
     ) -> None:
         with self._snapshots.merged(parent) as lower:
-            applied = apply_layer(readable, layer, active, lower, self._limits, cancel)
+            applied = apply_layer(readable, layer, active, lower, self._limits, cancel, hidden)
         try:
             self._snapshots.commit(
                 layer.chain_id,

@@ -238,6 +238,8 @@ def explore(model: Model) -> Any:
         "trace_packages": ["imgpull.*"],
         "detect_io": False,
         "reproduce_on_failure": 0,
+        "timeout_per_run": 30.0,  # a run takes 5 ms; on a machine that is busy elsewhere the default of 5 s is a flake
+        "deadlock_timeout": 30.0,
     }
     systematic = frontrun.explore(**options, preemption_bound=model.preemption_bound, total_timeout=60)
     if not systematic.property_holds:

@@ -363,6 +363,7 @@ class TracerOfCondition(Tracer):
         return bool(instructions) and instructions[-1].opname.startswith("CALL") and super().is_due(frame)
 
 
+@pytest.mark.stress  # on a loaded machine its other thread was seen not to start waiting in time
 @pytest.mark.parametrize("scenario", SCENARIOS[3:], ids=lambda scenario: scenario.name)
 def test_every_call_inside_condition(scenario: Scenario) -> None:
     strikes = list(sweep(scenario, TracerOfCondition))
@@ -380,6 +381,6 @@ def test_a_lost_hand_over_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(keyed_mutex._Hold, "__exit__", careless)
     handing_over = next(scenario for scenario in SCENARIOS if scenario.name == "handing over")
-    strikes = list(sweep(handing_over, Tracer, patience_seconds=0.1))
+    strikes = list(sweep(handing_over, Tracer, patience_seconds=0.05))
     assert any(strike.stuck and strike.function == "_settle" for strike in strikes)
     assert any(strike.key_left and strike.function == "_withdraw" for strike in strikes)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import imgpull
-from fakes.images import build
+from fakes.images import Link, build
 from fakes.registry import FakeRegistry, corrupted, refused, truncated
 from fakes.threads import together, until
 from imgpull.events import BlobRequested, Event, Woken
@@ -236,3 +236,13 @@ def test_bad_arguments(store: imgpull.Store) -> None:
             puller.pull("x", platform="a/b/c/d/e")
         with pytest.raises(ValueError, match="policy"):
             puller.pull("x", policy="sometimes")  # type: ignore[arg-type]
+
+
+def test_a_whiteout_that_comes_after_what_it_changes(make: Make, registry: FakeRegistry, store: imgpull.Store) -> None:
+    """An entry went through a link of the layer below, then the link is hidden: as if the whiteout had come first."""
+    registry.add(build([{"a": Link("b/c")}, {"a/x": "1", ".wh.a": ""}]))
+    with make(store) as puller:
+        image = puller.pull(f"{registry.address}/library/fake")
+    with store.snapshots.view(image.chain_id) as rootfs:
+        assert rootfs.read_text("a/x") == "1"
+        assert rootfs.listdir("/") == ["a"]

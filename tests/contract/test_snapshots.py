@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes.trees import Entry, open_descriptors, read_tree, write_tree
+from fakes.trees import Entry, give_default_acl, open_descriptors, read_tree, write_tree
 from imgpull.errors import AlreadyExistsError, SnapshotInUseError, SnapshotNotFoundError, StoreCorruptError, StoreError
 from imgpull.oci import EMPTY_CHAIN_ID, Digest
 from imgpull.store.database import Database
@@ -142,6 +142,17 @@ def test_a_key_is_taken_once(snapshots: Snapshots) -> None:
         snapshots.view("key")
 
 
+def test_a_key_whose_process_is_gone_is_still_taken(snapshots: Snapshots, database: Database, tmp_path: Path) -> None:
+    write_tree(snapshots.prepare("key").path, {"f": b"own work"})
+    snapshots.close()
+    other = opened(tmp_path, database)
+    with pytest.raises(AlreadyExistsError, match="taken"):
+        other.prepare("key")
+    other.commit(chain("one"), "key")
+    assert seen(other, chain("one")) == {"f": b"own work"}
+    other.close()
+
+
 def test_of_many_that_want_a_key_one_gets_it(snapshots: Snapshots) -> None:
     start = threading.Barrier(8)
     got: list[object] = []
@@ -190,6 +201,34 @@ def test_committing_twice_and_what_was_never_prepared(snapshots: Snapshots) -> N
         with pytest.raises(SnapshotNotFoundError):
             snapshots.commit(chain("two"), key)
     assert chain("two") not in snapshots
+
+
+def test_a_name_committed_while_its_twin_was_synced(
+    snapshots: Snapshots, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = opened(tmp_path, database)
+    write_tree(snapshots.prepare("slow").path, {"who": b"slow"})
+    write_tree(other.prepare("quick").path, {"who": b"quick"})
+
+    def overtaken(self: object, fd: int) -> None:
+        monkeypatch.undo()
+        other.commit(chain("one"), "quick")
+
+    monkeypatch.setattr("imgpull.store.durability.NoSync.filesystem", overtaken)
+    with pytest.raises(AlreadyExistsError) as caught:
+        snapshots.commit(chain("one"), "slow")
+    assert caught.value.key == chain("one")
+    assert seen(snapshots, chain("one")) == {"who": b"quick"}
+    assert snapshots.stat("slow").kind == "active"
+    other.close()
+
+
+def test_a_name_that_is_committed_costs_no_sync(snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(snapshots, "one", {})
+    snapshots.prepare("key")
+    monkeypatch.setattr("imgpull.store.durability.NoSync.filesystem", lambda self, fd: pytest.fail("synced"))
+    with pytest.raises(AlreadyExistsError):
+        snapshots.commit(chain("one"), "key")
 
 
 @pytest.mark.parametrize("name", ["latest", "sha256:../../x", f"sha256:{'A' * 64}", f"../sha256:{'a' * 64}", ""])
@@ -345,6 +384,13 @@ def test_a_snapshot_removed_and_made_again_with_another_journal(snapshots: Snaps
     assert seen(snapshots, chain("top")) == {"a": b"0"}
 
 
+def test_a_snapshot_made_again_in_the_same_instant_is_read_again(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgpull.store.snapshots.committed._identity", lambda path: (1, 1, 1))
+    test_a_snapshot_removed_and_made_again_with_another_journal(snapshots)
+
+
 def test_a_viewed_snapshot_is_not_removed(snapshots: Snapshots, database: Database, tmp_path: Path) -> None:
     commit(snapshots, "one", {"f": b"0"})
     with snapshots.view(chain("one")) as rootfs:
@@ -448,6 +494,15 @@ def test_root_permission_whatever_the_umask(tmp_path: Path, database: Database, 
         snapshots.close()
     finally:
         os.umask(previous)
+
+
+def test_an_access_list_around_the_store_has_no_say(tmp_path: Path, database: Database) -> None:
+    give_default_acl(tmp_path)
+    snapshots = opened(tmp_path, database)
+    commit(snapshots, "one", {"d/f": b"0"})
+    kept = [os.listxattr(path, follow_symlinks=False) for path in (tmp_path / "snapshots").rglob("*")]
+    assert not any(name.startswith("system.posix_acl") for names in kept for name in names)
+    snapshots.close()
 
 
 def test_the_root_of_a_child_is_as_its_parents(snapshots: Snapshots) -> None:
@@ -623,6 +678,24 @@ def test_a_broken_chain_is_named(snapshots: Snapshots, database: Database, tmp_p
     with pytest.raises(StoreCorruptError, match="own ancestor"):
         other.chain(chain("2"))
     other.close()
+
+
+def test_what_a_crash_left_half_removed_goes_at_the_next_open(
+    snapshots: Snapshots, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(snapshots, "1", {"f": b"1"})
+
+    def crash(path: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("imgpull.store.snapshots.committed.remove_tree", crash)
+        with pytest.raises(KeyboardInterrupt):
+            snapshots.remove(chain("1"))
+    assert chain("1") not in snapshots
+    assert len(os.listdir(tmp_path / "snapshots/removed")) == 1
+    opened(tmp_path, database).close()
+    assert os.listdir(tmp_path / "snapshots/removed") == []
 
 
 CRASH = """

@@ -19,6 +19,10 @@ class Refused(Exception):
     """The layer must be refused."""
 
 
+class Paradox(Exception):
+    """Whiteouts that hide the links which their own names lead through: no tree satisfies all of it."""
+
+
 @dataclass(eq=False)
 class Leaf:
     """A file, or a symbolic link where ``target`` is not None. One object is one inode."""
@@ -106,7 +110,7 @@ class Layer:
                 break
             marks = found
         else:
-            raise AssertionError("no fixed point")
+            raise Paradox
 
     def _run(self, marks: set[tuple[Path, str | None]]) -> None:
         self.result = fresh(self.parent)

@@ -79,7 +79,7 @@ def check(layers: Sequence[Sequence[Item]]) -> None:
 
 
 @given(BASES, LAYERS)
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @example([Item("s", "a", "b/c")], [Item("f", "a/x", "1"), Item("w", "a")])
 @example([Item("s", "a", "b/c")], [Item("w", "a"), Item("f", "a/x", "1")])
 @example([Item("f", "a/b", "1")], [Item("h", "c", "a/b"), Item("w", "a/b")])
@@ -89,13 +89,13 @@ def test_one_layer_over_another(base: list[Item], layer: list[Item]) -> None:
 
 
 @given(BASES, LAYERS, LAYERS, LAYERS)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 def test_chains_of_four(base: list[Item], first: list[Item], second: list[Item], third: list[Item]) -> None:
     check([base, first, second, third])
 
 
 @given(BASES, LAYERS, st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 def test_where_whiteouts_stand_does_not_matter(base: list[Item], layer: list[Item], chooser: object) -> None:
     entries = [item for item in layer if item.kind not in "wo"]
     markers = [item for item in layer if item.kind in "wo"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes.trees import Entry, as_nobody, open_descriptors, place_of_nobody, read_tree, write_tree
+from fakes.trees import Entry, as_nobody, give_default_acl, open_descriptors, place_of_nobody, read_tree, write_tree
 from imgpull.errors import AlreadyExistsError, StoreError
 from imgpull.store.snapshots import copying
 from imgpull.store.snapshots import materialise as module
@@ -164,15 +164,7 @@ def test_an_access_list_and_setgid_of_the_target_have_no_say(tmp_path: Path) -> 
     source = write_tree(tmp_path / "layer", {"d/f": b"0"})
     target = tmp_path / "target"
     target.mkdir()
-    # POSIX.1e, default list: user::rwx, user:daemon(1):rwx, group::rwx, mask::rwx, other::rwx
-    entries = [(1, 7, 0xFFFFFFFF), (2, 7, 1), (4, 7, 0xFFFFFFFF), (16, 7, 0xFFFFFFFF), (32, 7, 0xFFFFFFFF)]
-    packed = b"\x02\0\0\0" + b"".join(
-        tag.to_bytes(2, "little") + bits.to_bytes(2, "little") + who.to_bytes(4, "little") for tag, bits, who in entries
-    )
-    try:
-        os.setxattr(target, "system.posix_acl_default", packed)
-    except OSError:
-        pytest.skip("this file system has no access lists")
+    give_default_acl(target)
     os.chmod(target, 0o2777)
     with MergedTree([LayerTree(source)]) as tree:
         unpack_into(tree, target)
