@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
-from imgpull.errors import AlreadyExistsError, ContentNotFoundError
+from imgpull.errors import AlreadyExistsError, ContentNotFoundError, SnapshotNotFoundError
 from imgpull.events import EventSink, LayerChanged, LayerState, Woken
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation, KeyedLock, Slots
@@ -97,7 +97,8 @@ class Unpacker:
                     told("applied")
                     return
                 except BaseException as error:
-                    self._snapshots.remove(active.key)
+                    with suppress(SnapshotNotFoundError):  # what failed may have come after the commit
+                        self._snapshots.remove(active.key)
                     if not isinstance(error, WhiteoutOrderError) or hidden is not None:
                         raise
                     hidden = error.hidden  # a whiteout came after what it changes: once more, knowing of it
