@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from imgpull.calls import Call
-from imgpull.errors import PullTimeoutError, RegistryError
+from imgpull.errors import PullCancelledError, PullTimeoutError, RegistryError
 from imgpull.events import EventSink, Resolved
 from imgpull.fetch import Fetcher, Fetches
 from imgpull.limits import Limits
@@ -171,7 +171,7 @@ class Puller:
             with self._lock:
                 calls = tuple(self._calls)
             for call in calls:
-                call.leave()
+                call.fail(PullCancelledError("cancelled: its Puller was left by an error"))
         self.close()
 
     # -- from a call to a flight ---------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ class Puller:
                     call.fail(error)
 
         flights = self._traffic.pulls if self._traffic else None
-        key = order.flight_key(resolution.digest)
+        key = (self._registry, order.reference.name, order.flight_key(resolution.digest))
         self._board(call, flights, key, work, landed, f"imgpull-unpack {order.reference.familiar}")
 
     def _board(

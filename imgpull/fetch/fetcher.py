@@ -70,7 +70,7 @@ class Fetcher:
         def arrive(cancel: Cancellation, say: EventSink) -> None:
             self._transfer(reference, descriptor, cancel, say)
 
-        return self._board(descriptor, arrive, landed, sink)
+        return self._board(reference, descriptor, arrive, landed, sink)
 
     def manifest(
         self,
@@ -91,7 +91,7 @@ class Fetcher:
             check(raw, content_type)
             self.keep(raw, digest, cancel, say)
 
-        return self._board(Descriptor(media_type="", digest=digest, size_bytes=0), arrive, landed, sink)
+        return self._board(reference, Descriptor(media_type="", digest=digest, size_bytes=0), arrive, landed, sink)
 
     def keep(self, raw: bytes, digest: Digest, cancel: Cancellation, say: EventSink) -> None:
         """Stores bytes that are here already under their digest."""
@@ -114,13 +114,16 @@ class Fetcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _board(self, descriptor: Descriptor, arrive: Arrive, landed: Landed[None], sink: EventSink) -> Seat[None]:
+    def _board(
+        self, reference: Reference, descriptor: Descriptor, arrive: Arrive, landed: Landed[None], sink: EventSink
+    ) -> Seat[None]:
         def work(flight: Flight[None]) -> None:
             self._once(descriptor, arrive, flight.cancel, flight.audience)
 
         if self._flights is None:
             return fly_alone(work, self._launch, landed, sink)
-        return self._flights.board(f"blob://{descriptor.digest}", work, self._launch, landed, sink)
+        key = (reference.name, descriptor.digest, descriptor.size_bytes)  # whoever names it wrongly fails alone
+        return self._flights.board(key, work, self._launch, landed, sink)
 
     def _launch(self, run: Callable[[], None]) -> None:
         with self._lock:

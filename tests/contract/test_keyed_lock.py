@@ -104,6 +104,12 @@ class TestEveryExclusiveKeyedLock:
         assert second.outcome() is True
         assert len(exclusive) == 0
 
+    def test_an_endless_timeout_waits(self, exclusive: KeyedLock) -> None:
+        with exclusive.hold("a"):
+            second = start(lambda: _waited(exclusive, "a", timeout_seconds=float("inf")))
+            until(lambda: exclusive.waiters("a") == 1 or not second.is_alive(), "the second thread waits")
+        assert second.outcome() is True
+
     def test_another_key_does_not_wait(self, exclusive: KeyedLock) -> None:
         with exclusive.hold("a"):
             assert start(lambda: _waited(exclusive, "b")).outcome() is False

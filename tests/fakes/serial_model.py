@@ -193,7 +193,7 @@ class Layer:
         parts = split(name)
         path = (*follow(self.before, parts[:-1]), parts[-1])
         at = find(self.before, path)
-        if not isinstance(at, Leaf) or path == link or path[: len(link)] == link:
+        if not isinstance(at, Leaf) or path[: len(link)] == link or link[: len(path)] == path:
             raise Refused(f"hard link to {name}")
         return at
 

@@ -41,11 +41,15 @@ def connect(path: str, *, synchronous: str = "FULL") -> sqlite3.Connection:
 
     Raises sqlite3.Error."""
     connection = _open(path)
-    connection.execute("PRAGMA foreign_keys=ON")
-    # Checkpoints are made by the writer under the store's lock, never by SQLite as a commit's side effect.
-    connection.execute("PRAGMA wal_autocheckpoint=0")
-    connection.execute(f"PRAGMA synchronous={synchronous}")
-    connection.execute("PRAGMA fullfsync=ON")  # only macOS heeds it; there fsync stops at the drive's buffer
+    try:
+        connection.execute("PRAGMA foreign_keys=ON")
+        # Checkpoints are made by the writer under the store's lock, never by SQLite as a commit's side effect.
+        connection.execute("PRAGMA wal_autocheckpoint=0")
+        connection.execute(f"PRAGMA synchronous={synchronous}")
+        connection.execute("PRAGMA fullfsync=ON")  # only macOS heeds it; there fsync stops at the drive's buffer
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -53,7 +57,11 @@ def connect_reader(path: str, *, read_only: bool) -> sqlite3.Connection:
     """A connection that only ever reads. ``read_only``: the store's directory may be one that can't be written to.
     Raises sqlite3.Error."""
     connection = _connect_read_only(path) if read_only else connect(path)
-    connection.execute("PRAGMA query_only=ON")
+    try:
+        connection.execute("PRAGMA query_only=ON")
+    except BaseException:
+        connection.close()
+        raise
     connection.row_factory = sqlite3.Row
     return connection
 
@@ -63,8 +71,10 @@ def _connect_read_only(path: str) -> sqlite3.Connection:
     connection = _open(f"{uri}?mode=ro", uri=True)
     try:
         connection.execute("PRAGMA schema_version").fetchone()
-    except sqlite3.OperationalError:
+    except sqlite3.Error as error:
         connection.close()
+        if not isinstance(error, sqlite3.OperationalError):
+            raise
         if os.path.exists(f"{path}-wal"):
             raise
         # A write-ahead log needs two files beside the database; a directory that can't be written may lack them.

@@ -32,6 +32,8 @@ _KNOWN_DIRECTORIES = 4_096
 _HOPS = 255
 """Symbolic links followed in one resolution, as filepath-securejoin; the kernel stops at 40."""
 
+_VISIBLE = frozenset(("st_mode", "st_ino", "st_dev", "st_nlink", "st_uid", "st_gid", "st_size"))
+
 _Contributors = tuple[tuple[int, bool], ...]
 """Layers that matter in a directory, topmost first: (index, whether it has that directory on disk)."""
 
@@ -255,8 +257,10 @@ def _root_contributors(layers: Sequence[LayerTree]) -> _Contributors:
 def _with_mode(status: os.stat_result, permissions: int | None) -> os.stat_result:
     if permissions is None:
         return status
-    # stat_result takes its ten visible fields and a dictionary of the others, nanoseconds among them.
-    others = {name: getattr(status, name) for name in dir(status) if name.startswith("st_")}
+    # stat_result takes its ten visible fields and a dictionary of the others, nanoseconds among them; CPython 3.13
+    # refuses a dictionary that repeats a visible one.
+    names = (name for name in dir(status) if name.startswith("st_") and name not in _VISIBLE)
+    others = {name: getattr(status, name) for name in names}
     return os.stat_result((stat.S_IFMT(status.st_mode) | permissions, *tuple(status)[1:]), others)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from fakes.threads import start, until
 from imgpull.errors import LockTimeoutError, PullCancelledError
-from imgpull.locking import Cancellation, KeyedMutex
+from imgpull.locking import Cancellation, KeyedMutex, thread_end
 
 KEY = "blob://sha256:1"
 
@@ -106,6 +106,34 @@ class TestHandOver:
         next_one.outcome()
         assert log == ["next"]
         assert len(mutex) == 0
+
+    def test_half_a_grant_is_passed_on_whole(self, mutex: KeyedMutex) -> None:
+        """A release is interrupted once the waiter owns the key, and the waiter leaves before it is repaired."""
+        cancel = Cancellation()
+        log: list[str] = []
+        hold = mutex.hold(KEY)
+        hold.__enter__()
+        cancelled = start(lambda: enter(mutex, log, "cancelled", cancel))
+        until(lambda: mutex.waiters(KEY) == 1, "the first waits")
+        next_one = start(lambda: enter(mutex, log, "next"))
+        until(lambda: mutex.waiters(KEY) == 2, "the second waits")
+        with mutex._lock:
+            first, second = mutex._queues[KEY]
+            mutex._owners[KEY] = first
+            mutex._withdraw(first)
+            assert mutex._owners[KEY] is second
+            cancel.cancel()
+        with pytest.raises(PullCancelledError):
+            cancelled.outcome()
+        next_one.outcome()
+        assert log == ["next"]
+        assert (mutex._owners, mutex._queues) == ({}, {})
+
+    def test_a_try_does_not_queue(self, mutex: KeyedMutex) -> None:
+        second = mutex.hold(KEY, timeout_seconds=0)
+        with mutex.hold(KEY), pytest.raises(LockTimeoutError):
+            start(second.__enter__).outcome()
+        assert second.condition is None
 
     def test_granted_too_late_passes_the_key_on(self, mutex: KeyedMutex, monkeypatch: pytest.MonkeyPatch) -> None:
         """The grant comes between the end of the wait and the waiter's leaving the queue."""
@@ -307,6 +335,24 @@ class TestFork:
         leave.set()
         other.outcome()
 
+    def test_forked_while_another_thread_makes_a_mutex(self) -> None:
+        def check() -> None:
+            with KeyedMutex().hold(KEY, timeout_seconds=0):
+                pass
+
+        inside, leave = threading.Event(), threading.Event()
+
+        def occupy() -> None:
+            with thread_end._heirs_lock:
+                inside.set()
+                leave.wait()
+
+        other = start(occupy)
+        inside.wait()
+        in_forked_child(check)
+        leave.set()
+        other.outcome()
+
     def test_a_thread_of_the_child_that_dies_passes_its_keys_on(self, mutex: KeyedMutex) -> None:
         def check() -> None:
             start(lambda: mutex.hold(KEY).__enter__()).done()
@@ -318,14 +364,18 @@ class TestFork:
         """The thread that forked goes on in the child under the child's process id."""
         context = multiprocessing.get_context("fork")
         process = context.Process(target=_hold_in_forking_thread, args=(mutex,))
-        start(process.start).outcome()
+
+        def use_then_fork() -> None:
+            with mutex.hold(KEY):
+                pass
+            process.start()
+
+        start(use_then_fork).outcome()
         process.join(20)
         assert process.exitcode == 0
 
 
 def _hold_in_forking_thread(mutex: KeyedMutex) -> None:
-    from imgpull.locking import thread_end
-
     assert thread_end.this_thread._end._pid == os.getpid()
     mutex.hold(KEY).__enter__()
     del thread_end.this_thread._end  # what the end of the thread does

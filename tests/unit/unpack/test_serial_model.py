@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from fakes.archives import Chain, D, F, H, S
-from fakes.serial_model import Dir, Item, Refused, apply, view
+from fakes.serial_model import Dir, Item, Paradox, Refused, apply, view
 from imgpull.errors import UnpackError
 
 NAMES = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=3).map("/".join)
@@ -67,12 +67,20 @@ def check(layers: Sequence[Sequence[Item]]) -> None:
         chain = Chain(Path(place))
         for items in layers:
             entries = [encode(item) for item in items]
-            # Which archives are refused is the business of the vectors: the two disagree where a link loop or a link's
-            # target is hidden by a later whiteout of the same layer. What both accept must be the same tree.
             try:
                 after = apply(expected, items)
+            except Paradox:
+                return
+            except Refused:
+                after = None
+            try:
                 chain.apply(*entries)
-            except (Refused, UnpackError):
+            except UnpackError:
+                # A loop is refused when it is met, though a later whiteout of the same layer may hide it.
+                assert after is None or any(item.kind in "wo" for item in items)
+                return
+            if after is None:
+                assert any(item.kind in "wo" for item in items), "accepted what must be refused"
                 return
             expected = after
             assert merged_view(chain) == view(expected)
@@ -111,8 +119,9 @@ def test_where_whiteouts_stand_does_not_matter(base: list[Item], layer: list[Ite
             try:
                 chain.apply(*map(encode, base))
                 chain.apply(*map(encode, items))
-            except UnpackError:
-                return  # see check()
+            except UnpackError as error:
+                assume("symbolic links" not in str(error))  # a loop, see check()
+                results.append(type(error))
             else:
                 results.append((merged_view(chain), chain.layers[-1].whiteouts, chain.layers[-1].opaques))
     assert results[0] == results[1]
