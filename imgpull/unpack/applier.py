@@ -87,6 +87,7 @@ class Applier:
         self._metadata = Metadata(root_fd, layer, privileged=privileged)
         self._whiteouts = Whiteouts(self._tree, lower, limits, layer)
         self._links = HardLinks(self._tree, self._paths, lower, self._metadata, layer)
+        self._previous: Attributes | None = None
         self._make: dict[Kind, Callable[[Entry, Directory, bytes], None]] = {
             "directory": self._directory,
             "symlink": self._symlink,
@@ -150,7 +151,10 @@ class Applier:
 
     def _directory(self, entry: Entry, parent: Directory, base: bytes) -> None:
         directory = parent.children.get(base) or self._paths.make_directory(parent, base)
-        directory.attributes = attributes_of(entry)
+        directory.attributes = attributes = attributes_of(entry)
+        if attributes == self._previous:  # thousands of directories share one value
+            directory.attributes = self._previous
+        self._previous = attributes
 
     def _file(self, entry: Entry, parent: Directory, base: bytes, reader: TarReader) -> None:
         self._paths.placing(parent, base)
@@ -214,6 +218,7 @@ class Applier:
     # -- what only the whole layer can tell ----------------------------------------------------------------------
 
     def _settle(self) -> Journal:
+        self._paths.hidden = Marks()  # no name is resolved any more, and a layer of 2·10⁵ markers needs the memory
         self._whiteouts.resolve(self._paths.lower_links)
         marks = self._whiteouts.marks
         self._links.bring(marks)
@@ -222,8 +227,8 @@ class Applier:
             order.extend(directory.children.values())
             if not directory.below and directory.parent is not None and directory.parent.below:
                 marks.opaque(directory.path)
-        # Deepest first: a parent's mode may shut out an unprivileged process, and making things changes its times.
-        for directory in reversed(order):
+        # Last of all, since whatever is made or taken away in a directory changes its times.
+        for directory in order:
             self._finish_directory(directory, marks)
         return self._whiteouts.journal()
 

@@ -40,7 +40,7 @@ class HardLinks:
         self._metadata = metadata
         self._layer = layer
         self._targets: dict[TreePath, Node] = {}
-        self._copies: dict[_Inode, tuple[Directory, bytes, int]] = {}  # lower inode → name and inode of ours
+        self._copies: dict[_Inode, list[TreePath]] = {}  # lower inode → names of its copy, perhaps replaced since
 
     def make(self, entry: Entry, parent: Directory, name: bytes) -> None:
         """One hard link entry. The link gets none of the entry's metadata: the inode has its own (CVE-2021-32760).
@@ -57,18 +57,15 @@ class HardLinks:
         directory = place.own[-1]
         if directory is not None and parts[-1] in directory.children:
             raise invalid(self._layer, entry.name, "is a hard link to a directory")
-        child = parent.children.get(name)
-        if target == (*parent.path, name) or (child is not None and child in place.own):
+        link = (*parent.path, name)
+        if target[: len(link)] == link:
             raise invalid(self._layer, entry.name, "is a hard link to itself, or to what it takes the place of")
         self._paths.placing(parent, name)
-        below = place.below
-        if directory is not None:
-            if self._link_own(directory, parts[-1], parent, name):
-                if self._tree.modes and target in self._tree.modes:
-                    self._tree.modes[(*parent.path, name)] = self._tree.modes[target]
-                return
-            below = directory.below
-        node = self._lower.lookup(target) if below else None
+        if directory is not None and self._link_own(directory, parts[-1], parent, name):
+            if target in self._tree.modes:
+                self._tree.modes[link] = self._tree.modes[target]
+            return
+        node = self._lower.lookup(target) if place.below else None
         if node is None or node.is_directory:
             raise invalid(self._layer, entry.name, f"is a hard link to {os.fsdecode(entry.linkname)!r}, not there")
         self._targets.setdefault(target, node)
@@ -104,14 +101,17 @@ class HardLinks:
             self._tree.modes[(*parent.path, name)] = node.permissions
 
     def _link_copy(self, inode: _Inode, parent: Directory, name: bytes) -> bool:
-        """Link to the copy made earlier, if its name still means it."""
-        directory, copy, own_inode = self._copies[inode]
-        try:
-            if os.stat(copy, dir_fd=self._tree.fd(directory), follow_symlinks=False).st_ino != own_inode:
-                return False
-        except OSError:
-            return False
-        return self._link_own(directory, copy, parent, name)
+        """Link to the copy made earlier, if one of its names still means it."""
+        for copy in self._copies[inode]:
+            directory = self._tree.state(copy[:-1]) if copy in self._tree.copies else False
+            if isinstance(directory, Directory) and self._link_own(directory, copy[-1], parent, name):
+                self._note_copy(inode, (*parent.path, name))
+                return True
+        return False
+
+    def _note_copy(self, inode: _Inode, path: TreePath) -> None:
+        self._copies.setdefault(inode, []).append(path)
+        self._tree.copies.add(path)
 
     def _copy(self, node: Node, parent: Directory, name: bytes) -> None:
         """A new inode with all that the lower one has."""
@@ -131,8 +131,7 @@ class HardLinks:
         else:
             raise invalid(self._layer, shown, "is a device or FIFO that can't be hard linked here")
         self._tree.inodes += 1
-        own = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
-        self._copies[node.stat.st_dev, node.stat.st_ino] = (parent, name, own.st_ino)
+        self._note_copy((node.stat.st_dev, node.stat.st_ino), (*parent.path, name))
 
     def bring(self, marks: Marks) -> None:
         """Bring the linked targets into this layer, and the other names their inodes have in the same directories,

@@ -9,6 +9,8 @@ import errno
 import os
 import stat
 from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from imgpull.store.snapshots.layer import TreePath
 from imgpull.unpack.metadata import Attributes
@@ -19,6 +21,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PRIVATE = 0o700
 """Of a directory until its own mode is set at the end: things can be made in it whatever that is, and a setgid bit
 would change their group."""
+_CHILDLESS: Mapping[bytes, Directory] = MappingProxyType({})
+"""Most directories have no directory in them; a dictionary for each would be a sixth of what a layer of 2·10⁵ costs."""
 _HELD = 128
 _KEPT_OF_A_CHAIN = 32
 """So that opening one deep directory can't close another one that the same call needs."""
@@ -32,12 +36,20 @@ class Directory:
     def __init__(self, parent: Directory | None, name: bytes, *, below: bool) -> None:
         self.parent = parent
         self.name = name
-        self.children: dict[bytes, Directory] = {}
+        self.children: Mapping[bytes, Directory] = _CHILDLESS
         self.attributes: Attributes | None = None
         """What its own entry says; None while it is only implied by what is in it."""
         self.below = below
         """Whether what lower layers have at this path shows through. False once something that is no directory
         stood here in this layer: that took the place of the lower directory with all its contents."""
+
+    def adopt(self, child: Directory) -> None:
+        if not isinstance(self.children, dict):
+            self.children = {}
+        self.children[child.name] = child
+
+    def disown(self, name: bytes) -> Directory | None:
+        return self.children.pop(name, None) if isinstance(self.children, dict) else None
 
     @property
     def path(self) -> TreePath:
@@ -59,6 +71,9 @@ class OwnTree:
         self.inodes = 1
         self.modes: dict[TreePath, int] = {}
         """True modes of what could not keep them on disk, for :attr:`Journal.modes`."""
+        self.copies: set[TreePath] = set()
+        """Names that are copies of lower inodes; one that is taken away is no longer here. (Comparing inode numbers
+        would not tell: ext4 gives a freed one out again at once.)"""
         self._root_fd = root_fd
         self._held: OrderedDict[Directory, int] = OrderedDict()
 
@@ -133,12 +148,13 @@ class OwnTree:
             below = False
             os.mkdir(name, _PRIVATE, dir_fd=fd)
         self.inodes += 1
-        directory = parent.children[name] = Directory(parent, name, below=below)
+        directory = Directory(parent, name, below=below)
+        parent.adopt(directory)
         return directory
 
     def clear(self, parent: Directory, name: bytes) -> None:
         """Take away what this layer has at that name, with all that is in it. Links are never followed."""
-        child = parent.children.pop(name, None)
+        child = parent.disown(name)
         if child is None:
             self._unlink(parent, self.fd(parent), name)
             return
@@ -164,5 +180,7 @@ class OwnTree:
             self.inodes -= 1
             if stat.S_ISREG(status.st_mode):
                 self.size_bytes -= status.st_size
-        if self.modes:
-            self.modes.pop((*parent.path, name), None)
+        if self.modes or self.copies:
+            path = (*parent.path, name)
+            self.modes.pop(path, None)
+            self.copies.discard(path)

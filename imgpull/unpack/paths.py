@@ -166,13 +166,13 @@ class Paths:
     # -- what a new entry changes for names already resolved -----------------------------------------------------
 
     def hide(self, directory: TreePath, name: bytes | None) -> None:
-        """A whiteout, or (None) an opaque marker, by the letter of its name: links it hides are followed no more."""
+        """A whiteout, or (None) an opaque marker, by the letter of its name: links it hides are followed no more.
+
+        Names that led through one before stay where they led: Whiteouts.resolve finds that out."""
         if name is None:
             self.hidden.opaque(directory)
         else:
             self.hidden.whiteout(directory, (name,))
-        if name is None or name in self._followed_names:
-            self.forget()
 
     def make_directory(self, parent: Directory, name: bytes) -> Directory:
         """A directory in place of whatever this layer has there."""

@@ -84,18 +84,18 @@ class Whiteouts:
     def resolve(self, lower_links: set[TreePath]) -> None:
         """Find what the markers hide: :attr:`marks`. Raises WhiteoutOrderError."""
         marks = self.marks
-        for directory in self._opaques:
+        while self._opaques:
+            directory = self._opaques.pop()
             where = self._lower_directory(directory)
             if where is not None:
                 marks.opaque(where)
-        for directory, names in self._names.items():
+        while self._names:
+            directory, names = self._names.popitem()
             where = self._lower_directory(directory)
             if where is not None:
                 hidden = {name for name in names if self._lower.lookup((*where, name)) is not None}
                 if hidden:
                     marks.whiteout(where, hidden)
-        self._names.clear()
-        self._opaques.clear()
         for link in lower_links:
             if marks.hides(link):
                 shown = repr(b"/".join(link).decode("utf-8", "surrogateescape"))
@@ -132,8 +132,6 @@ class Whiteouts:
                     continue
                 if node is None or not node.is_directory:
                     return None
-            elif not child.below:
-                return None
             path.append(part)
             own.append(child)
             if len(path) > self._limits.path_depth:
