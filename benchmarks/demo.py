@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.demo_image import DEMO
-from benchmarks.images import build
+from benchmarks.images import ensure
 from benchmarks.plot import PlotError, plot
 from benchmarks.report import comparison, header_line
 from benchmarks.scenarios import Record, opened, setting_of
@@ -30,7 +30,7 @@ def run_demo(pulls: int, out: Path, say: Callable[[str], None]) -> None:
     """Builds the demo's image, pulls it in every arm, prints the tables and says where to look."""
     out.mkdir(parents=True, exist_ok=True)
     results = out / "demo.jsonl"
-    (layout,) = build([DEMO], out / "images", say)
+    layout = ensure(DEMO, out / "images", say)
     records: list[Record] = []
     with opened(setting_of(DEMO, [layout]), "full", "embedded") as bench:
         records.append(bench.header())

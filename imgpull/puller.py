@@ -118,7 +118,7 @@ class Puller:
         except TimeoutError:
             if not call.leave():
                 return call.future.result()
-            raise PullTimeoutError(f"{ref} was not pulled within {timeout_seconds} s: pull again to go on") from None
+            raise timed_out(ref, timeout_seconds) from None
         except BaseException:  # Ctrl-C among them: without effect where the call has ended
             call.leave()
             raise
@@ -137,8 +137,7 @@ class Puller:
         """:meth:`pull` without waiting: a future, whose ``cancel()`` leaves the pull. Raises only for bad arguments."""
         call = self._begin(ref, platform, policy, unpack, cancel, progress)
         if timeout_seconds is not None:
-            error = PullTimeoutError(f"{ref} was not pulled within {timeout_seconds} s: pull again to go on")
-            timer = threading.Timer(timeout_seconds, call.fail, (error,))
+            timer = threading.Timer(timeout_seconds, call.fail, (timed_out(ref, timeout_seconds),))
             timer.daemon = True
             call.future.add_done_callback(lambda _: timer.cancel())
             timer.start()
@@ -198,18 +197,26 @@ class Puller:
 
     def _start(self, call: Call, order: Order) -> None:
         """Answers from the store where the policy lets us, else boards a resolution or, with a digest, the pull."""
+        if order.reference.digest is None and order.policy in ("always", "newer"):
+            self._board_resolution(call, order)  # what is here is looked at when its digest is known
+            return
         here = find(self._store, order)
-        known = order.reference.digest or (here.digest if here and order.policy in ("missing", "never") else None)
-        if known and here and here.digest == known and is_complete(self._store, here, order):
-            call.finish(here)
-        elif known:
-            self._board_pull(call, order, Resolution(known))
+        known = order.reference.digest or (here.digest if here else None)
+        if known:
+            self._answer(call, order, Resolution(known), here)
         elif order.offline:
             raise offline(order.reference)
         else:
-            self._board_resolution(call, order, here if order.policy == "newer" else None)
+            self._board_resolution(call, order)
 
-    def _board_resolution(self, call: Call, order: Order, fallback: Image | None) -> None:
+    def _answer(self, call: Call, order: Order, resolution: Resolution, here: Image | None) -> None:
+        """With the image that is here, where it is what was resolved and nothing of it is missing; else pull."""
+        if here and here.digest == resolution.digest and is_complete(self._store, here, order):
+            call.finish(here)
+        else:
+            self._board_pull(call, order, resolution)
+
+    def _board_resolution(self, call: Call, order: Order) -> None:
         def work(flight: Flight[Resolution]) -> Resolution:
             flight.depart()  # who comes from here on may be told only of what the registry says later
             resolution = self._registry.resolve(order.reference, flight.cancel)
@@ -218,25 +225,24 @@ class Puller:
 
         def landed(resolution: Resolution | None, error: BaseException | None) -> None:
             with call.failing():
-                enough = fallback is not None and is_complete(self._store, fallback, order)
                 if resolution is not None:
-                    self._resolved(call, order, resolution)
-                elif fallback is not None and enough and isinstance(error, RegistryError):
-                    _log.info("the registry could not be asked, using what is here: %s", error)
-                    call.finish(fallback)
+                    self._answer(call, order, resolution, find(self._store, order))
                 elif error is not None:
-                    call.fail(error)
+                    self._unresolved(call, order, error)
 
         flights = self._traffic.resolutions if self._traffic else None
         key = (self._registry, order.reference)
         self._board(call, flights, key, work, landed, f"imgpull-resolve {order.reference.familiar}")
 
-    def _resolved(self, call: Call, order: Order, resolution: Resolution) -> None:
-        here = find(self._store, order)
-        if here and here.digest == resolution.digest and is_complete(self._store, here, order):
+    def _unresolved(self, call: Call, order: Order, error: BaseException) -> None:
+        """The end of the call, unless its policy makes do with what is here."""
+        may_fall_back = order.policy == "newer" and isinstance(error, RegistryError)
+        here = find(self._store, order) if may_fall_back else None
+        if here and is_complete(self._store, here, order):
+            _log.info("the registry could not be asked, using what is here: %s", error)
             call.finish(here)
         else:
-            self._board_pull(call, order, resolution)
+            call.fail(error)
 
     def _board_pull(self, call: Call, order: Order, resolution: Resolution) -> None:
         def work(flight: Flight[Image]) -> Image:
@@ -348,3 +354,7 @@ class Puller:
         named = replace(image, reference=str(reference))
         self._store.images.put(named)
         return named
+
+
+def timed_out(ref: str | Reference, timeout_seconds: float | None) -> PullTimeoutError:
+    return PullTimeoutError(f"{ref} was not pulled within {timeout_seconds} s: pull again to go on")

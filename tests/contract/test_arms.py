@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import imgpull
-from fakes.images import Link, build
+from fakes.images import Image, Link, build
 from fakes.registry import FakeRegistry, corrupted, refused, truncated
 from fakes.threads import together, until
+from fakes.wire import Gate
 from imgpull.events import BlobRequested, Event, Woken
 
 IMAGES = [
@@ -42,6 +43,13 @@ def store(tmp_path: Path) -> Iterator[imgpull.Store]:
 
 
 Make = Callable[[imgpull.Store], imgpull.Puller]
+
+
+def halfway(registry: FakeRegistry) -> tuple[Image, Gate]:
+    """An image whose first layer stops after ten bytes, until the gate is opened."""
+    image = build(IMAGES)
+    registry.add(image)
+    return image, registry.block(image.layers[0].digest, at=10)
 
 
 def test_eight_at_once_get_the_same_tree(make: Make, registry: FakeRegistry, store: imgpull.Store) -> None:
@@ -171,9 +179,7 @@ def test_an_image_without_layers_is_an_empty_root(make: Make, registry: FakeRegi
 
 
 def test_a_call_times_out_and_the_work_goes_on_for_the_other(registry: FakeRegistry, store: imgpull.Store) -> None:
-    image = build(IMAGES)
-    registry.add(image)
-    gate = registry.block(image.layers[0].digest, at=10)
+    image, gate = halfway(registry)
     with imgpull.Puller(store) as puller:
         other = puller.submit(f"{registry.address}/library/fake")
         gate.wait_reached()
@@ -192,9 +198,7 @@ def test_a_call_times_out_and_the_work_goes_on_for_the_other(registry: FakeRegis
 
 
 def test_the_last_caller_to_leave_stops_the_transfer(registry: FakeRegistry, store: imgpull.Store) -> None:
-    image = build(IMAGES)
-    registry.add(image)
-    gate = registry.block(image.layers[0].digest, at=10)
+    image, gate = halfway(registry)
     with imgpull.Puller(store) as puller:
         future = puller.submit(f"{registry.address}/library/fake")
         gate.wait_reached()
@@ -206,10 +210,8 @@ def test_the_last_caller_to_leave_stops_the_transfer(registry: FakeRegistry, sto
 
 
 def test_backoff_sleeps_where_suppression_waits(registry: FakeRegistry, store: imgpull.Store) -> None:
-    image = build(IMAGES)
-    registry.add(image)
+    image, gate = halfway(registry)
     events: list[Event] = []
-    gate = registry.block(image.layers[0].digest, at=10)
     with backoff(store) as puller:
         first = puller.submit(f"{registry.address}/library/fake", progress=events.append)
         gate.wait_reached()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -44,3 +47,12 @@ def imports(module: ast.Module, package: str) -> Iterator[tuple[int, str, str]]:
                 )
             for alias in node.names:
                 yield node.lineno, source, alias.name
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The modules in a fresh interpreter after ``statement``; coverage, which would load its own, stays out of it."""
+    program = f"import sys; {statement}; print(*sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
+    return set(done.stdout.split())

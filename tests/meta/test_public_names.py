@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib
-import os
-import subprocess
-import sys
 
 import pytest
 
 import imgpull
-from fakes.source import PACKAGE, tree
+from fakes.source import PACKAGE, loaded_by, tree
 from imgpull import errors
 
 PROMISED = {"Store", "Puller", "pull", "Image", "Cancellation", "KeyedMutex", "NoSuppression", "Rootfs"}
@@ -58,15 +55,6 @@ def test_type_checkers_see_the_same_names_from_the_same_homes() -> None:
 def test_another_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'imgpull' has no attribute 'Pullet'"):
         imgpull.Pullet  # noqa: B018 -- the attribute access is the test
-
-
-def loaded_by(statement: str) -> set[str]:
-    """The modules in a fresh interpreter after ``statement``."""
-    program = f"import sys; {statement}; print(*sys.modules)"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
-    return set(done.stdout.split())
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

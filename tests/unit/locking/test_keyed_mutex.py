@@ -13,7 +13,7 @@ import weakref
 
 import pytest
 
-from fakes.threads import start, until
+from fakes.threads import Worker, start, until
 from imgpull.errors import LockTimeoutError, PullCancelledError
 from imgpull.locking import Cancellation, KeyedMutex, thread_end
 
@@ -28,6 +28,15 @@ def mutex() -> KeyedMutex:
 def enter(mutex: KeyedMutex, log: list[str], name: str, cancel: Cancellation | None = None) -> None:
     with mutex.hold(KEY, cancel=cancel):
         log.append(name)
+
+
+def two_waiters(mutex: KeyedMutex, log: list[str], cancel: Cancellation) -> tuple[Worker, Worker]:
+    """Two threads that wait for the key, in this order; ``cancel`` is the first one's."""
+    first = start(lambda: enter(mutex, log, "cancelled", cancel))
+    until(lambda: mutex.waiters(KEY) == 1, "the first waits")
+    second = start(lambda: enter(mutex, log, "next"))
+    until(lambda: mutex.waiters(KEY) == 2, "the second waits")
+    return first, second
 
 
 def test_kmutex_basic(mutex: KeyedMutex) -> None:
@@ -94,10 +103,7 @@ class TestHandOver:
         log: list[str] = []
         hold = mutex.hold(KEY)
         hold.__enter__()
-        cancelled = start(lambda: enter(mutex, log, "cancelled", cancel))
-        until(lambda: mutex.waiters(KEY) == 1, "the first waits")
-        next_one = start(lambda: enter(mutex, log, "next"))
-        until(lambda: mutex.waiters(KEY) == 2, "the second waits")
+        cancelled, next_one = two_waiters(mutex, log, cancel)
         with mutex._lock:  # both happen before the waiter can look
             hold.__exit__(None, None, None)
             cancel.cancel()
@@ -113,10 +119,7 @@ class TestHandOver:
         log: list[str] = []
         hold = mutex.hold(KEY)
         hold.__enter__()
-        cancelled = start(lambda: enter(mutex, log, "cancelled", cancel))
-        until(lambda: mutex.waiters(KEY) == 1, "the first waits")
-        next_one = start(lambda: enter(mutex, log, "next"))
-        until(lambda: mutex.waiters(KEY) == 2, "the second waits")
+        cancelled, next_one = two_waiters(mutex, log, cancel)
         with mutex._lock:
             first, second = mutex._queues[KEY]
             mutex._owners[KEY] = first
