@@ -16,15 +16,17 @@ lock: two processes that fetch the same blob do the work twice and one of them w
 
 from __future__ import annotations
 
-from imgpull.store.content import ContentStore, Info, Status, Writer
+from imgpull.store.content import ContentStore, Follower, Info, IngestEnded, Status, Writer
 from imgpull.store.images import Image, Images, Layer
 from imgpull.store.store import Store, default_root
 
 __all__ = [
     "ContentStore",
+    "Follower",
     "Image",
     "Images",
     "Info",
+    "IngestEnded",
     "Layer",
     "Status",
     "Store",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, Self
 
-from imgpull.errors import DigestMismatchError, SizeMismatchError, StoreError
+from imgpull.errors import AlreadyExistsError, DigestMismatchError, SizeMismatchError, StoreError
 from imgpull.oci import Digest
 from imgpull.store.blobs import Blobs
 from imgpull.store.filesystem import fault, translated
@@ -52,7 +53,18 @@ class Writer:
         """How much has arrived; more than 0 at the start where a dead partial was adopted: ask for the rest only."""
         self.generation = 0
         """Counts restarts: bytes that were read from this ingest under an earlier generation mean nothing."""
-        self._closed = False
+        self.closed = False
+        self.committed = False
+        """Whether the blob is there; never without ``closed`` for long."""
+        self.followed = False
+        """Set by the first follower; until then nobody is woken, and a write costs what it always cost."""
+        # Guards nothing: the figures above change before it is taken to wake those who wait for them.
+        self.grown = threading.Condition()
+
+    @property
+    def path(self) -> str:
+        """The file that is being written."""
+        return self._ingest.path
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append all of ``data`` and return its length.
@@ -77,6 +89,8 @@ class Writer:
                 self._write_rest(memoryview(data), written)
         except OSError as error:
             raise fault(error, "write", self._ingest.path) from error
+        if self.followed:
+            self.wake_followers()
         return size
 
     def _write_rest(self, data: memoryview, written: int) -> None:
@@ -90,14 +104,26 @@ class Writer:
             written = os.write(self._ingest.fd, data)
 
     def restart(self) -> None:
-        """Throw away what has arrived and begin at the first byte, one generation later."""
+        """Throw away what has arrived and begin at the first byte, one generation later; dropped on StoreError."""
         self._check()
-        with translated("truncate", self._ingest.path):
-            os.ftruncate(self._ingest.fd, 0)
-            os.lseek(self._ingest.fd, 0, os.SEEK_SET)
-        self._hasher = _new_hasher(self.expected)
+        # In this order: a follower of the old generation looks at it after it has read, and one of the new generation
+        # never sees the old watermark.
         self.offset_bytes = 0
         self.generation += 1
+        try:
+            with translated("truncate", self._ingest.path):
+                os.ftruncate(self._ingest.fd, 0)
+                os.lseek(self._ingest.fd, 0, os.SEEK_SET)
+        except StoreError:
+            self.drop()
+            raise
+        self._hasher = _new_hasher(self.expected)
+        self.wake_followers()
+
+    def wake_followers(self) -> None:
+        """Let every follower look again."""
+        with self.grown:
+            self.grown.notify_all()
 
     def digest(self) -> Digest:
         """The digest of what has arrived so far; after a commit, the blob's."""
@@ -158,6 +184,10 @@ class Writer:
         a file that could not be synced must not be tried again (its pages count as clean and may be lost)."""
         try:
             self._owner.blobs.add(digest, self._ingest.path, self._ingest.fd, self.offset_bytes)
+            self.committed = True
+        except AlreadyExistsError:
+            self.committed = True  # these bytes are that blob's, whoever stored it
+            raise
         finally:
             self.drop()
 
@@ -172,13 +202,14 @@ class Writer:
         self._end(self._ingest.keep if self.offset_bytes else self._ingest.drop)
 
     def _end(self, finish: Callable[[], None]) -> None:
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         try:
             finish()
         finally:
             self._owner.writer_closed(self)
+            self.wake_followers()
 
     def __enter__(self) -> Self:
         return self
@@ -187,7 +218,7 @@ class Writer:
         self.close()
 
     def _check(self) -> None:
-        if self._closed or self._ingest.fd < 0:
+        if self.closed or self._ingest.fd < 0:
             raise StoreError(f"the writer of {self.ref} is closed: open another", path=self._ingest.directory)
 
     def _digest_as(self, expected: Digest | None) -> Digest:

@@ -44,7 +44,9 @@ ONLY_IN = {
     "rich": "imgpull.cli",
 }
 
-CONDITIONS_ELSEWHERE: dict[str, str] = {}
+CONDITIONS_ELSEWHERE: dict[str, str] = {
+    "imgpull.store.blob_writer": "followers of an ingest wait for its bytes, not for a key",
+}
 """Modules outside ``locking`` that use ``threading.Condition``, each with its reason. Never for keys."""
 
 
