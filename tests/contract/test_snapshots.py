@@ -45,7 +45,14 @@ def snapshots(tmp_path: Path, database: Database) -> Iterator[Snapshots]:
 
 
 def opened(tmp_path: Path, database: Database, *, durable: bool = False, read_only: bool = False) -> Snapshots:
-    return Snapshots(tmp_path / "snapshots", database, durable=durable, read_only=read_only, clock=lambda: NOON)
+    return Snapshots(
+        tmp_path / "snapshots",
+        database,
+        durable=durable,
+        read_only=read_only,
+        early_sync_seconds=None,  # no step but those a test asks for
+        clock=lambda: NOON,
+    )
 
 
 def commit(

@@ -19,9 +19,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from imgpull.errors import AlreadyExistsError, SnapshotInUseError, SnapshotNotFoundError
 from imgpull.store.filesystem import make_directory
+from imgpull.store.group_sync import GroupSync, Writing
 from imgpull.store.snapshots.holds import Hold
 from imgpull.store.snapshots.records import changed_labels
 from imgpull.store.snapshots.removal import remove_tree
@@ -45,34 +47,44 @@ class Active:
     created_at: str = ""
 
 
+class _Held(NamedTuple):
+    holds: list[Hold]
+    """On its directory and, with a parent, on the parent's."""
+    writing: Writing
+
+    def release(self) -> None:
+        self.writing.release()
+        for hold in self.holds:
+            hold.release()
+
+
 class Actives:
     """The directory ``active/`` and this process's holds on what is in it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, syncs: GroupSync) -> None:
         self._root = root
-        # Guards _holds: by key, the hold on its directory and, with a parent, the one on the parent's.
+        self._syncs = syncs
+        # Guards _held, by key.
         self._lock = threading.Lock()
-        self._holds: dict[str, list[Hold]] = {}
+        self._held: dict[str, _Held] = {}
 
     def make(self, active: Active, parent_hold: Hold | None) -> Active:
         """Make the directory of ``active`` (its path is filled in). ``parent_hold`` is kept as long as it is held here.
 
         Raises AlreadyExistsError where the key is taken, OSError."""
         place = self._place(active.key)
-        hold = self._claim_new(place, active.key)
-        try:
+        with contextlib.ExitStack() as undo:
+            writing = undo.enter_context(self._syncs.begin())
+            hold = undo.enter_context(self._claim_new(place, active.key))
+            undo.callback(_remove_quietly, place)
             made = replace(active, path=_tree(place))
             make_directory(made.path.parent)
             os.mkdir(made.path)
             os.chmod(made.path, _ROOT_MODE)
             self._record(made)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                remove_tree(place)
-            hold.release()
-            raise
+            undo.pop_all()
         with self._lock:
-            self._holds[active.key] = [hold, *([parent_hold] if parent_hold else [])]
+            self._held[active.key] = _Held([hold, *([parent_hold] if parent_hold else [])], writing)
         return made
 
     def _claim_new(self, place: Path, key: str) -> Hold:
@@ -128,31 +140,30 @@ class Actives:
                 yield active
 
     @contextlib.contextmanager
-    def held(self, key: str) -> Iterator[Active]:
+    def held(self, key: str) -> Iterator[tuple[Active, Writing]]:
         """The active snapshot, held by this call alone. When the block ends well, what is left of it is removed and the
         key is free; when it raises, all is as before. Raises SnapshotNotFoundError, or
         SnapshotInUseError where another thread or process is at it, OSError."""
         with self._lock:
-            kept = self._holds.pop(key, None)
+            kept = self._held.pop(key, None)
         place = self._place(key)
-        holds = kept or [self._take(place, key)]
+        held = kept or self._take(place, key)
         try:
             active = _read(place)
             if active is None:
                 raise _missing(key)
-            yield active
+            yield active, held.writing
             remove_tree(place)
         except BaseException:
             if kept:
                 with self._lock:
-                    self._holds[key] = kept
+                    self._held[key] = kept
             else:
-                holds[0].release()
+                held.release()
             raise
-        for hold in holds:
-            hold.release()
+        held.release()
 
-    def _take(self, place: Path, key: str) -> Hold:
+    def _take(self, place: Path, key: str) -> _Held:
         try:
             hold = Hold.take(place, exclusive=True)
         except FileNotFoundError:
@@ -161,7 +172,11 @@ class Actives:
             raise SnapshotInUseError(
                 f"the active snapshot {key!r} is being written by another thread or process", path=str(place)
             )
-        return hold
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(hold)
+            writing = self._syncs.begin()
+            undo.pop_all()
+        return _Held([hold], writing)
 
     def remove_dead(self) -> None:
         """Remove scratch whose process is gone. Raises OSError."""
@@ -178,9 +193,9 @@ class Actives:
     def close(self) -> None:
         """Let go of all holds; the directories stay."""
         with self._lock:
-            holds, self._holds = self._holds, {}
-        for hold in (hold for kept in holds.values() for hold in kept):
-            hold.release()
+            everything, self._held = self._held, {}
+        for held in everything.values():
+            held.release()
 
     def _place(self, key: str) -> Path:
         return self._root / hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
@@ -202,6 +217,11 @@ def _read(place: Path) -> Active | None:
     except (KeyError, TypeError, ValueError):
         # Cut short by a power cut: scratch is not synced. As good as not there.
         return None
+
+
+def _remove_quietly(place: Path) -> None:
+    with contextlib.suppress(OSError):
+        remove_tree(place)
 
 
 def _tree(place: Path) -> Path:

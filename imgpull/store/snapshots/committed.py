@@ -19,6 +19,7 @@ from imgpull.errors import AlreadyExistsError, SnapshotNotFoundError, StoreCorru
 from imgpull.store.database import Database
 from imgpull.store.durability import Sync
 from imgpull.store.filesystem import make_directory, translated
+from imgpull.store.group_sync import Writing
 from imgpull.store.snapshots import records
 from imgpull.store.snapshots.holds import Hold, make_private
 from imgpull.store.snapshots.layer import Journal, LayerTree
@@ -76,7 +77,7 @@ class Committed:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def publish(self, scratch: Path, info: SnapshotInfo, journal: Journal) -> None:
+    def publish(self, scratch: Path, info: SnapshotInfo, journal: Journal, writing: Writing) -> None:
         """Make ``scratch`` (it holds ``fs/``) the snapshot: data synced → rename → directory synced.
 
         Raises AlreadyExistsError where another came first; ``scratch`` stays as it is then."""
@@ -86,11 +87,7 @@ class Committed:
         if place.exists():
             raise _exists(info.name)
         records.write_document(scratch / "journal.json", info, journal)
-        fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._sync.filesystem(fd)
-        finally:
-            os.close(fd)
+        writing.settle()
         if make_directory(place.parent):
             self._sync.directory(self._root)
         try:

@@ -18,6 +18,7 @@ from imgpull.errors import AlreadyExistsError, SnapshotInUseError, StoreError
 from imgpull.store.database import Database
 from imgpull.store.durability import SYNCS
 from imgpull.store.filesystem import make_directory, translated
+from imgpull.store.group_sync import EARLY_SECONDS, GroupSync
 from imgpull.store.snapshots import records
 from imgpull.store.snapshots.actives import Active, Actives
 from imgpull.store.snapshots.committed import Committed, not_found
@@ -40,7 +41,8 @@ class Snapshots:
     ``active/`` what is being written · ``views/`` trees made for :attr:`Rootfs.path` · ``removed/`` on its way out.
 
     Every method raises StoreError or StoreFullError where the disk fails, and StoreError for a change when
-    ``read_only``. ``durable``: a commit returns when the snapshot would survive a power cut.
+    ``read_only``. ``durable``: a commit returns when the snapshot would survive a power cut; ``early_sync_seconds``:
+    how often the disk is given what is being written before that, None for never.
     """
 
     def __init__(
@@ -50,13 +52,16 @@ class Snapshots:
         *,
         durable: bool,
         read_only: bool,
+        early_sync_seconds: float | None = EARLY_SECONDS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._root = root.absolute()
         self._read_only = read_only
         self._clock = clock
-        self._actives = Actives(self._root / "active")
-        self._committed = Committed(self._root, database, SYNCS["full" if durable else "none"], read_only=read_only)
+        sync = SYNCS["full" if durable else "none"]
+        self._syncs = GroupSync(self._root, sync, early_seconds=early_sync_seconds if durable else None)
+        self._actives = Actives(self._root / "active", self._syncs)
+        self._committed = Committed(self._root, database, sync, read_only=read_only)
         if not read_only:
             with translated("open the snapshots in", self._root):
                 self._prepare_root()
@@ -134,7 +139,7 @@ class Snapshots:
         SnapshotInUseError where another thread or process is at it.
         """
         self._check_writable()
-        with self._actives.held(key) as active, translated("commit the snapshot", active.path):
+        with self._actives.held(key) as (active, writing), translated("commit the snapshot", active.path):
             if active.parent is not None and parent not in (None, active.parent):
                 raise StoreError(f"the snapshot {key!r} was prepared on {active.parent}, not on {parent}")
             if size_bytes is None or inodes is None:
@@ -152,7 +157,7 @@ class Snapshots:
                 diff_id=diff_id,
             )
             with self._held(info.parent):
-                self._committed.publish(active.path.parent, info, journal or Journal())
+                self._committed.publish(active.path.parent, info, journal or Journal(), writing)
         self._committed.record(info)
         return info
 
@@ -249,6 +254,7 @@ class Snapshots:
     def close(self) -> None:
         """Let go of what is held; active snapshots stay on disk. A second call does nothing."""
         self._actives.close()
+        self._syncs.close()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
