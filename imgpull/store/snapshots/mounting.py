@@ -1,7 +1,7 @@
 """Overlay mounts, by the system calls themselves: nothing is started, and the working directory is never changed.
 
-Two ways are known, the better first: ``fsconfig(2)`` takes up to 500 lower directories one by one (``lowerdir+``, Linux
-6.7), ``mount(2)`` what fits a page of options. Linux only; everywhere else :func:`may_mount` is False.
+Two ways are known, the better first: ``fsconfig(2)`` takes lower directories one by one (``lowerdir+``, Linux 6.7),
+``mount(2)`` what fits into a page of options, some 220. Linux only; elsewhere :func:`may_mount` is False.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from imgpull.store.filesystem import make_directory
-
 __all__ = ["may_mount", "mount_overlay", "unmount"]
 
 # From the kernel's include/uapi/linux/mount.h; the numbers of these system calls are one on all architectures.
@@ -27,8 +25,11 @@ _READ_ONLY = 1
 _FROM_EMPTY_PATH = 4
 _HERE = -100
 _DETACH, _NO_FOLLOW = 2, 8
+_MOST = 500
+"""Lower directories (OVL_MAX_STACK in the kernel's fs/overlayfs/params.h)."""
 _ELSEWISE = frozenset({errno.ENOSYS, errno.EINVAL})
-"""What a kernel says that has no fsopen (before 5.2), or no ``lowerdir+`` (before 6.7)."""
+"""What a kernel says that has no fsopen (before 5.2) or no ``lowerdir+`` (before 6.7), and any to a value that is
+longer than 255 bytes."""
 _NOT_MOUNTED = frozenset({errno.EINVAL, errno.ENOENT, errno.EPERM})
 
 
@@ -43,18 +44,24 @@ def may_mount() -> bool:
     return True
 
 
-def mount_overlay(lowers: Sequence[str], settings: Mapping[str, str], target: Path, names: Path) -> None:
+def mount_overlay(lowers: Sequence[str], settings: Mapping[str, str], target: Path) -> None:
     """Mount ``lowers`` (the top first, at least two) on the directory ``target``, read-only.
 
-    ``names`` is a directory to be made, for links with short names: what the lower directories are called by is
-    limited, to 255 bytes each or a page in all. Raises OSError where the kernel refuses."""
-    with _short_names(lowers, names) as short:
-        try:
-            _by_fsconfig(short, settings, target)
-        except OSError as error:
-            if error.errno not in _ELSEWISE:
-                raise
-            _by_mount(short, settings, target)
+    Raises OSError: E2BIG for more than 500, and what else the kernel refuses."""
+    if len(lowers) > _MOST:
+        raise OSError(errno.E2BIG, f"the kernel stacks {_MOST} directories, not {len(lowers)}")
+    try:
+        _by_fsconfig(lowers, settings, target)
+    except OSError as error:
+        if error.errno not in _ELSEWISE:
+            raise
+        with _short_names(lowers) as short:
+            try:
+                _by_fsconfig(short, settings, target)
+            except OSError as error:
+                if error.errno not in _ELSEWISE:
+                    raise
+                _by_mount(short, settings, target)
 
 
 def unmount(target: Path) -> None:
@@ -73,15 +80,15 @@ def unmount(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _short_names(paths: Sequence[str], names: Path) -> Iterator[list[str]]:
-    make_directory(names)
-    for number, path in enumerate(paths):
-        os.symlink(path, names / str(number))
-    fd = os.open(names, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield [f"/proc/self/fd/{fd}/{number}" for number in range(len(paths))]
-    finally:
-        os.close(fd)
+def _short_names(paths: Sequence[str]) -> Iterator[list[str]]:
+    """Of open descriptors: links would be as short, but to make one took 40 times as long."""
+    with contextlib.ExitStack() as closing:
+        names = []
+        for path in paths:
+            fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            closing.callback(os.close, fd)
+            names.append(f"/proc/self/fd/{fd}")
+        yield names
 
 
 def _by_fsconfig(lowers: Sequence[str], settings: Mapping[str, str], target: Path) -> None:

@@ -41,7 +41,7 @@ class Mounted:
             _log.info("the view in %s is not mounted: no whiteouts there (%s)", place, error.strerror)
             return False
         try:
-            mount_overlay(lowers, _SETTINGS, place / "rootfs", place / "names")
+            mount_overlay(lowers, _SETTINGS, place / "rootfs")
         except OSError as error:
             _log.info("the view in %s is not mounted: %s", place, error.strerror)
             self._possible = error.errno not in _FORBIDDEN
@@ -63,7 +63,7 @@ def stacked(layers: Sequence[LayerTree], place: Path) -> list[str]:
                 hidden = hidden_below(layer, below)
                 if hidden:
                     markers = place / f"markers-{index}"
-                    write_markers(hidden, below, markers)
+                    write_markers(hidden, below, markers, place / "whiteout")
                     lowers.append(str(markers))
     if len(lowers) == 1:
         # Overlayfs wants two at least where nothing can be written.
