@@ -44,6 +44,8 @@ def _ext4(scratch: Path, point: Path) -> None:
 
 
 def _overlayfs(scratch: Path, point: Path) -> None:
+    # As in a container, but on memory, since what matters is the kind.
+    _tmpfs(scratch, scratch)
     for name in ("lower", "upper", "work"):
         (scratch / name).mkdir()
     options = f"lowerdir={scratch}/lower,upperdir={scratch}/upper,workdir={scratch}/work"
@@ -58,13 +60,14 @@ def mounted(kind: str, scratch: Path) -> Iterator[Path]:
     """An empty file system of this kind; skips where it can't be had. It is gone afterwards, however the tests went."""
     if os.geteuid() != 0:
         pytest.skip("mounting a file system needs root")
-    point = scratch / "mounted"
-    point.mkdir(parents=True)
+    below, point = scratch / "below", scratch / "mounted"
+    for directory in (below, point):
+        directory.mkdir(parents=True)
     try:
-        FILESYSTEMS[kind](scratch, point)
+        FILESYSTEMS[kind](below, point)
         yield point
     finally:
-        end_mounts(point)
+        end_mounts(scratch)
 
 
 def _mount(*arguments: str) -> None:

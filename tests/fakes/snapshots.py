@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,9 +45,9 @@ def _by_default() -> None:
 
 
 KINDS = {
-    "materialised": Kind(None, _materialised),
     "default": Kind(None, _by_default),
     "ext4-mounted": Kind("ext4", _mounted, mounts=True),
+    "ext4-materialised": Kind("ext4", _materialised),
     "tmpfs-mounted": Kind("tmpfs", _mounted, mounts=True),
     "tmpfs-materialised": Kind("tmpfs", _materialised),
     # Overlayfs takes no whiteouts of others', so some of its views are mounts and some are not.
@@ -120,8 +121,6 @@ def _shown(root: Path) -> dict[str, bytes | None]:
 
 def walked(tree: MergedTree) -> dict[str, tuple[object, ...]]:
     """The merged view as :func:`fakes.trees.read_tree` would give it."""
-    import stat
-
     found: dict[str, tuple[object, ...]] = {}
     first: dict[tuple[int, int], str] = {}
     for node in tree.walk():

@@ -14,10 +14,10 @@ from imgpull.store.database import Database
 from imgpull.store.snapshots import Snapshots, Usage, inherited_labels
 
 
-@pytest.mark.parametrize("kind", ["active", "committed"])
-def test_update(snapshots: Snapshots, kind: str) -> None:
+@pytest.mark.parametrize("state", ["active", "committed"])
+def test_update(snapshots: Snapshots, state: str) -> None:
     snapshots.prepare("key", labels={"keep": "1", "change": "1", "drop": "1"})
-    name = "key" if kind == "active" else snapshots.commit(chain("one"), "key").name
+    name = "key" if state == "active" else snapshots.commit(chain("one"), "key").name
     before = snapshots.stat(name)
     changed = snapshots.update(name, {"change": "2", "add": "3", "drop": None, "unknown": None})
     assert changed.labels == {"keep": "1", "change": "2", "add": "3"}
