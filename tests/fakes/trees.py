@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 NOBODY = 65534
+LONG_AGO = 1_000_000_000_123_456_789
 
 Entry = None | bytes | str
 """None a directory · bytes a regular file · str a symbolic link to it."""
@@ -35,6 +36,67 @@ def write_tree(root: Path, entries: Mapping[str, Entry]) -> Path:
         else:
             path.symlink_to(entry)
     return root
+
+
+def set_times(root: Path) -> None:
+    """Give every entry a time of its own, long ago."""
+    for directory, names, files in os.walk(root, topdown=False):
+        for number, name in enumerate(sorted([*names, *files])):
+            when = LONG_AGO + number
+            os.utime(os.path.join(directory, name), ns=(when, when), follow_symlinks=False)
+    os.utime(root, ns=(LONG_AGO, LONG_AGO))
+
+
+def everything(root: Path) -> Path:
+    """A layer with every kind of entry and attribute this user can make."""
+    write_tree(
+        root,
+        {
+            "bin/tool": b"#!/bin/sh\n",
+            "bin/alias": "tool",
+            "dead": "/no/such/place",
+            "empty": None,
+            "etc/secret": b"s" * 5000,
+            "caf\udce9": b"no UTF-8",
+            "shared/one": b"hard",
+        },
+    )
+    os.link(root / "shared/one", root / "another")
+    os.symlink("x", root / "shared/link")
+    os.link(root / "shared/link", root / "shared/same-link", follow_symlinks=False)
+    os.mkfifo(root / "shared/fifo")
+    with (root / "sparse").open("wb") as file:
+        file.seek(4 << 20)
+        file.write(b"end")
+        file.truncate((4 << 20) + 100_000)
+    for name, mode in (("bin/tool", 0o4755), ("etc/secret", 0), ("empty", 0o1777), ("etc", 0o2750), ("shared", 0o555)):
+        os.chmod(root / name, mode)
+    if os.geteuid() == 0:
+        os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        os.mknod(root / "disk", stat.S_IFBLK | 0o640, os.makedev(8, 0))
+        os.chown(root / "bin/alias", 7, 8, follow_symlinks=False)
+        os.chown(root / "etc", 3, 4)
+        os.chown(root / "etc/secret", 12345, 54321)
+        os.chown(root / "bin/tool", 5, 6)
+        os.chmod(root / "bin/tool", 0o4755)
+        os.chmod(root / "etc", 0o2750)
+    _give_xattrs(root)
+    os.chmod(root, 0o711)
+    set_times(root)
+    return root
+
+
+def _give_xattrs(root: Path) -> None:
+    try:
+        os.setxattr(root / "sparse", "user.note", b"\0\xff")
+        os.setxattr(root / "empty", "user.dir", b"d")
+        if os.geteuid() == 0:
+            capability = b"\x01\x00\x00\x02\x00\x04" + b"\0" * 14
+            os.setxattr(root / "caf\udce9", "security.capability", capability)
+            os.setxattr(root / "dead", "trusted.link", b"l", follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.EPERM):
+            raise
 
 
 def read_tree(root: Path, *, times: bool = True) -> dict[str, tuple[object, ...]]:

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -88,14 +89,14 @@ def make_private(parent: Path) -> Hold:
         # remove_dead came between the two steps and took it for a dead one: make another.
 
 
-def remove_dead(parent: Path) -> None:
+def remove_dead(parent: Path, remove: Callable[[Path], None] = remove_tree) -> None:
     """Remove what lies in ``parent`` and nobody holds any more. Raises OSError."""
     for path in _entries(parent):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             hold = Hold.take(path, exclusive=True)
             if hold is not None:
                 with hold:
-                    remove_tree(path)
+                    remove(path)
 
 
 def _entries(directory: Path) -> list[Path]:

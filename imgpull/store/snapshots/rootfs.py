@@ -33,11 +33,11 @@ class Rootfs:
     IsADirectoryError, OSError(ELOOP). Safe for several threads. Use it as a context manager, or close it.
     """
 
-    def __init__(self, tree: MergedTree, materialised: Callable[[], Path], on_close: Callable[[], None]) -> None:
+    def __init__(self, tree: MergedTree, show: Callable[[], Path], on_close: Callable[[], None]) -> None:
         self._tree = tree
-        self._materialised = materialised
+        self._show = show
         self._on_close = on_close
-        # Guards the two fields below: one thread makes the tree, the others wait for it.
+        # Guards the two fields below: one thread makes the directory, the others wait for it.
         self._lock = threading.Lock()
         self._path: Path | None = None
         self._closed = False
@@ -178,18 +178,21 @@ class Rootfs:
 
     @property
     def path(self) -> Path:
-        """An ordinary directory with the same tree, made at first use and removed on :meth:`close`: for tools that
-        mount or exec. **Read only**: its files are hard links into the store, so writing to one damages the snapshot
-        and every image that shares the layer (``store.unpack`` makes a tree of your own)."""
+        """An ordinary directory with the same tree, made at first use and gone after :meth:`close`: for tools that
+        mount or exec. **Read only.** Where this process may mount, it is a read-only mount in the process's own mount
+        namespace, and writing fails. Elsewhere its files are hard links into the store, so writing to one damages the
+        snapshot and every image that shares the layer (``store.unpack`` makes a tree of your own).
+
+        Raises StoreError."""
         with self._lock:
             if self._closed:
                 raise ValueError("the view is closed: use its path inside the with block")
             if self._path is None:
-                self._path = self._materialised()
+                self._path = self._show()
             return self._path
 
     def close(self) -> None:
-        """Remove :attr:`path` and let go of the snapshot. A second call does nothing."""
+        """End or remove :attr:`path` and let go of the snapshot. A second call does nothing."""
         with self._lock:
             if self._closed:
                 return

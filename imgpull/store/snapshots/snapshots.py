@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,13 +22,13 @@ from imgpull.store.snapshots import records
 from imgpull.store.snapshots.actives import Active, Actives
 from imgpull.store.snapshots.committed import Committed, not_found
 from imgpull.store.snapshots.copying import inherit_directory, remove_acls
-from imgpull.store.snapshots.holds import Hold, make_private, remove_dead
+from imgpull.store.snapshots.holds import Hold, remove_dead
 from imgpull.store.snapshots.layer import Journal, LayerTree, TreePath
-from imgpull.store.snapshots.materialise import materialise, unpack_into
+from imgpull.store.snapshots.materialise import unpack_into
 from imgpull.store.snapshots.merged import MergedTree
 from imgpull.store.snapshots.records import SnapshotInfo, Usage
-from imgpull.store.snapshots.removal import remove_tree
 from imgpull.store.snapshots.rootfs import Rootfs
+from imgpull.store.snapshots.views import ViewForm, Views
 
 __all__ = ["Snapshots"]
 
@@ -38,11 +37,12 @@ class Snapshots:
     """The directory ``root`` (``<store>/snapshots``) and its rows in the database. Safe for threads and processes.
 
     Layout: ``<algorithm>/<hex>/{fs/, journal.json}`` a committed snapshot named ``algorithm:hex`` ·
-    ``active/`` what is being written · ``views/`` trees made for :attr:`Rootfs.path` · ``removed/`` on its way out.
+    ``active/`` what is being written · ``views/`` directories of :attr:`Rootfs.path` · ``removed/`` on its way out.
 
     Every method raises StoreError or StoreFullError where the disk fails, and StoreError for a change when
     ``read_only``. ``durable``: a commit returns when the snapshot would survive a power cut; ``early_sync_seconds``:
-    how often the disk is given what is being written before that, None for never.
+    how often the disk is given what is being written before that, None for never. ``forms``: how :attr:`Rootfs.path`
+    may show a snapshot, the best first; None for a mount, else a tree.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Snapshots:
         read_only: bool,
         early_sync_seconds: float | None = EARLY_SECONDS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        forms: Sequence[ViewForm] | None = None,
     ) -> None:
         self._root = root.absolute()
         self._read_only = read_only
@@ -61,6 +62,7 @@ class Snapshots:
         sync = SYNCS["full" if durable else "none"]
         self._syncs = GroupSync(self._root, sync, early_seconds=early_sync_seconds if durable else None)
         self._actives = Actives(self._root / "active", self._syncs)
+        self._views = Views(self._root / "views", forms, read_only=read_only)
         self._committed = Committed(self._root, database, sync, read_only=read_only)
         if not read_only:
             with translated("open the snapshots in", self._root):
@@ -69,10 +71,10 @@ class Snapshots:
     def _prepare_root(self) -> None:
         make_directory(self._root)
         remove_acls(self._root)
-        for name in ("active", "views", "removed"):
+        for name in ("active", "removed"):
             make_directory(self._root / name)
         self._actives.remove_dead()
-        remove_dead(self._root / "views")
+        self._views.prepare()
         remove_dead(self._root / "removed")
 
     # -- writing -------------------------------------------------------------------------------------------------
@@ -240,7 +242,7 @@ class Snapshots:
             closing.enter_context(self._held(name))
             tree = self.merged(name)
             kept = closing.pop_all()
-        return Rootfs(tree, lambda: self._materialised(tree, kept), kept.close)
+        return Rootfs(tree, lambda: self._views.make(tree, kept), kept.close)
 
     def unpack(self, name: str, target: str | os.PathLike[str]) -> list[TreePath]:
         """An ordinary tree of its own in ``target``, an empty or new directory: nothing is shared with the store.
@@ -257,21 +259,6 @@ class Snapshots:
         self._syncs.close()
 
     # -- inside --------------------------------------------------------------------------------------------------
-
-    def _materialised(self, tree: MergedTree, closing: contextlib.ExitStack) -> Path:
-        with translated("make a tree of the snapshot in", self._root):
-            if self._read_only:
-                place = Path(tempfile.mkdtemp(prefix="imgpull-view-"))
-            else:
-                hold = make_private(self._root / "views")
-                closing.enter_context(hold)
-                place = hold.path
-            closing.callback(remove_tree, place)
-            # One level down: the root's own mode may let others in.
-            rootfs = place / "rootfs"
-            rootfs.mkdir()
-            materialise(tree, rootfs, link=not self._read_only)
-            return rootfs
 
     def _held(self, name: str | None) -> contextlib.AbstractContextManager[Hold | None]:
         if name is None:

@@ -12,15 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from fakes.layers import NAMES, Model, at, random_layer
 from fakes.trees import Entry, open_descriptors, write_tree
 from imgpull.store.snapshots.descriptors import Descriptors
 from imgpull.store.snapshots.layer import Journal, LayerTree, TreePath
 from imgpull.store.snapshots.merged import MergedTree
 from imgpull.store.snapshots.removal import remove_tree
-
-
-def at(text: str) -> TreePath:
-    return tuple(os.fsencode(part) for part in text.split("/")) if text else ()
 
 
 def journal(*, whiteouts: tuple[str, ...] = (), opaques: tuple[str, ...] = ()) -> Journal:
@@ -468,9 +465,6 @@ def test_threads_share_a_tree(layers: Layers) -> None:
 
 # -- all rules at once -----------------------------------------------------------------------------------------------
 
-NAMES = ("a", "b", "c")
-Model = dict[str, Entry]
-
 
 def merged_by_the_book(model: Model, entries: Model, marks: Journal) -> Model:
     """What the definition says: first everything this layer hides is removed below, then its entries are laid over."""
@@ -491,35 +485,6 @@ def merged_by_the_book(model: Model, entries: Model, marks: Journal) -> Model:
 
 def below(path: str, directory: str) -> bool:
     return not directory or path.startswith(f"{directory}/")
-
-
-def random_layer(chosen: random.Random) -> tuple[Model, Journal]:
-    entries: Model = {}
-    places = [""]
-    for _ in range(chosen.randrange(7)):
-        directory = chosen.choice(places)
-        name = f"{directory}/{chosen.choice(NAMES)}".lstrip("/")
-        if name in entries:
-            continue
-        entries[name] = None if chosen.random() < 0.6 else os.urandom(4)
-        if entries[name] is None:
-            places.append(name)
-    marks = Journal()
-    for _ in range(chosen.randrange(4)):
-        directory = at("/".join(chosen.choice(NAMES) for _ in range(chosen.randrange(3))))
-        if chosen.random() < 0.3:
-            marks.opaques.add(directory)
-        else:
-            marks.whiteout(directory, chosen.choice(NAMES).encode())
-    # A journal speaks of directories; where this layer has a file there is nothing below it to hide.
-    files = {at(name) for name, entry in entries.items() if entry is not None}
-    marks.opaques = {path for path in marks.opaques if not blocked(path, files)}
-    marks.whiteouts = {path: found for path, found in marks.whiteouts.items() if not blocked(path, files)}
-    return entries, marks
-
-
-def blocked(path: TreePath, files: set[TreePath]) -> bool:
-    return any(path[:end] in files for end in range(len(path) + 1))
 
 
 @pytest.mark.parametrize("seed", range(120))

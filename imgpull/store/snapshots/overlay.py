@@ -1,0 +1,73 @@
+"""A view as an overlay mount: nothing is copied or linked, and nothing can be written through it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from imgpull.store.filesystem import make_directory
+from imgpull.store.snapshots.layer import LayerTree
+from imgpull.store.snapshots.markers import hidden_below, write_markers
+from imgpull.store.snapshots.merged import MergedTree
+from imgpull.store.snapshots.mounting import may_mount, mount_overlay
+
+__all__ = ["Mounted", "stacked"]
+
+_log = logging.getLogger("imgpull.store.snapshots")
+_SETTINGS = {"index": "off", "metacopy": "off", "redirect_dir": "nofollow", "xino": "off"}
+"""Said, not left to the kernel's configuration: no attribute in a layer may lead elsewhere (``overlay.redirect``
+or ``metacopy``; the applier refuses both), and inode numbers are the layers' own."""
+_FORBIDDEN = frozenset({errno.EPERM, errno.EACCES, errno.ENODEV})
+
+
+class Mounted:
+    """The form of a view where this process may mount. Safe for threads: they would find out the same."""
+
+    def __init__(self) -> None:
+        self._possible: bool | None = None
+
+    def make(self, tree: MergedTree, place: Path) -> bool:
+        """Mount the view on ``place/rootfs``. False where that can't be done: the process may not, the file system
+        takes no whiteouts, the kernel not so many layers, or a mode is known to the journal alone."""
+        if self._possible is None:
+            self._possible = may_mount()
+        if not self._possible or any(layer.modes for layer in tree.layers):
+            return False
+        try:
+            lowers = stacked(tree.layers, place)
+        except OSError as error:
+            _log.info("the view in %s is not mounted: no whiteouts there (%s)", place, error.strerror)
+            return False
+        try:
+            mount_overlay(lowers, _SETTINGS, place / "rootfs")
+        except OSError as error:
+            _log.info("the view in %s is not mounted: %s", place, error.strerror)
+            self._possible = error.errno not in _FORBIDDEN
+            return False
+        return True
+
+
+def stacked(layers: Sequence[LayerTree], place: Path) -> list[str]:
+    """Directories which overlayfs, stacking them (the top first), shows as the merged view of ``layers`` (the bottom
+    first). Those that aren't layers are made in ``place``. Raises OSError."""
+    lowers: list[str] = []
+    for index in reversed(range(len(layers))):
+        layer = layers[index]
+        lowers.append(layer.root)
+        if () in layer.opaques:
+            break
+        if index and layer.marked:
+            with MergedTree(layers[:index]) as below:
+                hidden = hidden_below(layer, below)
+                if hidden:
+                    markers = place / f"markers-{index}"
+                    write_markers(hidden, below, markers, place / "whiteout")
+                    lowers.append(str(markers))
+    if len(lowers) == 1:
+        # Overlayfs wants two at least where nothing can be written.
+        empty = place / "empty"
+        make_directory(empty)
+        lowers.append(str(empty))
+    return lowers
