@@ -20,7 +20,7 @@ from imgpull.errors import PullCancelledError, PullTimeoutError, RegistryError
 from imgpull.events import EventSink, Resolved
 from imgpull.fetch import Fetcher, Fetches
 from imgpull.limits import Limits
-from imgpull.locking import Cancellation, Flight, Flights, KeyedLock, KeyedMutex, Landed, Seat, Slots, fly_alone
+from imgpull.locking import Cancellation, Flight, Flights, KeyedLock, Landed, Seat, Slots, fly_alone
 from imgpull.oci import EMPTY_CHAIN_ID, Platform
 from imgpull.orders import Order, Policy, as_content, as_order, as_reference, cpus, find, is_complete, offline
 from imgpull.reference import Reference
@@ -54,8 +54,9 @@ class Traffic:
 class Puller:
     """Pulls images into a store. Thread-safe; make one and share it, or several on one store: they share their work.
 
-    ``keyed_lock``: None is the one keyed lock this process has for this store; ``NoSuppression()`` turns it and the
-    joining of pulls off. ``max_concurrent_fetches`` and ``max_concurrent_unpacks`` bound this Puller's work.
+    ``keyed_lock``: None is the one keyed lock this process has for this store, which other processes heed;
+    ``NoSuppression()`` turns it and the joining of pulls off. ``max_concurrent_fetches`` and
+    ``max_concurrent_unpacks`` bound this Puller's work.
     ``content``: ``"full"`` keeps every blob of an image, ``"lazy"`` does not fetch a layer whose chain is unpacked.
     ``plain_http``: registries (``host[:port]``) spoken to without TLS, beside those on loopback.
 
@@ -80,7 +81,7 @@ class Puller:
         self._content = as_content(content)
         self._snapshotter = snapshotter
         self._limits = limits or Limits()
-        self._keys = keyed_lock if keyed_lock is not None else store.process_wide(KeyedMutex, "keyed_lock")
+        self._keys = keyed_lock if keyed_lock is not None else store.keyed_lock
         self._traffic = self._shared_traffic(keyed_lock)
         self._max_concurrent_fetches = max_concurrent_fetches
         self._registry = connect(tuple(plain_http), hosts, credentials, self._limits)

@@ -1,8 +1,9 @@
-"""Duplicate suppression inside one process: who may do a piece of work, and who waits for it.
+"""Duplicate suppression: who may do a piece of work, and who waits for it.
 
 ===================  ==================================================================================
 :class:`KeyedLock`   the protocol: one holder per key at a time, or (``exclusive = False``) no suppression
 :class:`KeyedMutex`  first come first served among threads, one wake-up per release
+:class:`ProcessKeys` the same, and one holder among all processes that share a file
 :class:`NoSuppression`  never blocks: the arm of the benchmark that shows what suppression saves
 :class:`Cancellation`   how a caller takes back what it asked for
 :class:`Flights`     work that belongs to no caller: many board it, one flies it, the last to leave stops it
@@ -18,6 +19,7 @@ from imgpull.locking.cancellation import Cancellation
 from imgpull.locking.flight import Audience, Flight, Flights, Landed, Launch, Seat, fly_alone
 from imgpull.locking.keyed_mutex import KeyedMutex
 from imgpull.locking.no_suppression import NoSuppression
+from imgpull.locking.process_keys import ProcessKeys
 from imgpull.locking.protocol import Held, KeyedLock
 from imgpull.locking.slots import Slots
 
@@ -32,6 +34,7 @@ __all__ = [
     "Landed",
     "Launch",
     "NoSuppression",
+    "ProcessKeys",
     "Seat",
     "Slots",
     "fly_alone",

@@ -34,7 +34,7 @@ class Held(Protocol):
 
     @property
     def waited(self) -> bool:
-        """Whether another thread held the key first: look again whether the work is still to be done."""
+        """Whether another thread or process held the key first: look again whether the work is still to be done."""
 
 
 class KeyedLock(Protocol):

@@ -27,7 +27,9 @@ T = TypeVar("T")
 _DIRECTORIES = ("blobs", "blobs/sha256", "ingest", "snapshots")
 # What a store may find in its directory before it has a database: an empty file system's own directory, and what
 # another process that is making the same store has got to.
-_OWN_NAMES = frozenset(("lost+found", "blobs", "ingest", "snapshots", "metadata.lock", "metadata.db-journal"))
+_OWN_NAMES = frozenset(
+    ("lost+found", "blobs", "ingest", "snapshots", "metadata.lock", "metadata.db-journal", "keys.lock")
+)
 
 
 class Core:

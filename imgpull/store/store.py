@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, get_args
 
 from imgpull.errors import StoreError
+from imgpull.locking import KeyedLock, KeyedMutex, ProcessKeys
 from imgpull.store import core as cores
 from imgpull.store.blobs import Blobs
 from imgpull.store.content import ContentStore
@@ -100,6 +102,17 @@ class Store:
     def database(self) -> Database:
         """metadata.db: for the rooms of this library that keep a table of their own."""
         return self._live().core.database
+
+    @property
+    def keyed_lock(self) -> KeyedLock:
+        """The keyed lock that all handles on this directory share, in this process and with all others.
+
+        Within this process alone where nothing can be written, and on systems without the locks of Linux."""
+        core = self._live().core
+        among_processes = sys.platform == "linux" and not core.read_only
+        return core.process_wide(
+            lambda: ProcessKeys(f"{core.root}/keys.lock") if among_processes else KeyedMutex(), "keyed_lock"
+        )
 
     def process_wide(self, factory: Callable[[], T], name: str) -> T:
         """The one object called ``name`` that all handles on this directory share in this process.

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from fakes.threads import start, together, until
 from imgpull.errors import LockTimeoutError, PullCancelledError
-from imgpull.locking import Cancellation, KeyedLock, KeyedMutex, NoSuppression
+from imgpull.locking import Cancellation, KeyedLock, KeyedMutex, NoSuppression, ProcessKeys
 
-IMPLEMENTATIONS: dict[str, Callable[[], KeyedLock]] = {"KeyedMutex": KeyedMutex, "NoSuppression": NoSuppression}
-EXCLUSIVE = {name: make for name, make in IMPLEMENTATIONS.items() if make().exclusive}
+EXCLUSIVE: dict[str, Callable[[Path], KeyedLock]] = {
+    "KeyedMutex": lambda _: KeyedMutex(),
+    "ProcessKeys": lambda path: ProcessKeys(path / "keys.lock"),
+}
+IMPLEMENTATIONS = {**EXCLUSIVE, "NoSuppression": lambda _: NoSuppression()}
+
+
+def made(make: Callable[[Path], KeyedLock], path: Path) -> Iterator[KeyedLock]:
+    lock = make(path)
+    yield lock
+    if isinstance(lock, ProcessKeys):
+        lock.close()
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
-def lock(request: pytest.FixtureRequest) -> KeyedLock:
-    return IMPLEMENTATIONS[request.param]()
+def lock(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KeyedLock]:
+    yield from made(IMPLEMENTATIONS[request.param], tmp_path)
 
 
 @pytest.fixture(params=EXCLUSIVE)
-def exclusive(request: pytest.FixtureRequest) -> KeyedLock:
-    return EXCLUSIVE[request.param]()
+def exclusive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KeyedLock]:
+    yield from made(EXCLUSIVE[request.param], tmp_path)
 
 
 class TestEveryKeyedLock:
@@ -82,6 +93,9 @@ class TestEveryKeyedLock:
 
 
 class TestEveryExclusiveKeyedLock:
+    def test_it_says_so(self, exclusive: KeyedLock) -> None:
+        assert exclusive.exclusive is True
+
     def test_one_holder_at_a_time(self, exclusive: KeyedLock) -> None:
         inside = most = 0
 
