@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,52 @@ from benchmarks.demo_image import DEMO
 from benchmarks.recipes import RECIPES
 
 IMAGES = Path("benchmarks") / "images"
+_BUILT = (DEMO, *RECIPES, "zstd")
 _OLD_ARMS_LARGEST = {"convoy": 20, "backoff": 100}
 """Pulls past which an old arm takes minutes and shows nothing new."""
 
-_image = click.option("--image", default=DEMO, show_default=True, help="A built image's name, or a reference.")
+
+def _known_image(_context: click.Context, _parameter: click.Parameter, image: str) -> str:
+    """A built image's name, or what can only be a reference: it has a tag, a digest or a path."""
+    from imgpull.errors import InvalidReferenceError
+    from imgpull.reference import Reference
+
+    if image in _BUILT:
+        return image
+    if not set(":/@") & set(image):
+        raise click.BadParameter(f"no image is called {image!r}: choose from {', '.join(_BUILT)}, or name a reference")
+    try:
+        Reference.parse(image)
+    except InvalidReferenceError as error:
+        raise click.BadParameter(str(error)) from None
+    return image
+
+
+def _known_arms(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
+    from benchmarks.baselines import ARMS
+
+    return _names(text, list(ARMS), "arm")
+
+
+def _chosen_peers(_context: click.Context, _parameter: click.Parameter, text: str | None) -> list[str]:
+    from benchmarks.peers import PEERS
+
+    return _names(text or ",".join(PEERS), list(PEERS), "peer")
+
+
+def _names(text: str, known: Sequence[str], what: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in known:
+            raise click.BadParameter(f"no {what} is called {name!r}: choose from {', '.join(known)}")
+    return names
+
+
+_image = click.option(
+    "--image", default=DEMO, show_default=True, callback=_known_image, help="A built image's name, or a reference."
+)
 _images_dir = click.option("--images-dir", type=click.Path(path_type=Path), default=IMAGES, show_default=True)
-_arms = click.option("--arms", default="suppression,backoff,convoy", show_default=True)
+_arms = click.option("--arms", default="suppression,backoff,convoy", show_default=True, callback=_known_arms)
 _repeats = click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
 _json = click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout instead of tables.")
 _save = click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Append the JSON lines to FILE.")
@@ -61,9 +102,21 @@ def built(names: Sequence[str], out: Path, say: Callable[[str], None]) -> list[P
 
 def layouts_of(image: str, images_dir: Path) -> list[Path]:
     """The layout of a named image, built if need be; none for a reference."""
-    if image not in (DEMO, "zstd", *RECIPES):
+    if image not in _BUILT:
         return []
     return built([image], images_dir, lambda line: click.echo(line, err=True))
+
+
+@contextlib.contextmanager
+def failing() -> Iterator[None]:
+    """What goes wrong while measuring, in one line."""
+    from benchmarks.measure import MeasureError
+    from benchmarks.origin import OriginError
+
+    try:
+        yield
+    except (MeasureError, OriginError) as error:
+        raise click.ClickException(str(error)) from None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -90,7 +143,7 @@ def images(names: tuple[str, ...], out: Path) -> None:
 @_json
 @_save
 def compare(
-    image: str, pulls: int, arms: str, repeats: int, processes: bool, images_dir: Path, durability: str,
+    image: str, pulls: int, arms: list[str], repeats: int, processes: bool, images_dir: Path, durability: str,
     as_json: bool, save: Path | None,
 ) -> None:  # fmt: skip
     """The seed's table: real, user, sys per arm, and under it the causes."""
@@ -98,9 +151,9 @@ def compare(
     from benchmarks.scenarios import opened, setting_of
 
     records = Records(as_json, save)
-    with opened(setting_of(image, layouts_of(image, images_dir)), durability) as bench:
+    with failing(), opened(setting_of(image, layouts_of(image, images_dir)), durability) as bench:
         records.emit(bench.header())
-        bench.compare(arms.split(","), pulls, repeats, processes=processes, timeline=True, emit=records.emit)
+        bench.compare(arms, pulls, repeats, processes=processes, timeline=True, emit=records.emit)
     records.report(comparison)
 
 
@@ -114,7 +167,7 @@ def compare(
 @_json
 @_save
 def scale(
-    image: str, pulls: str, arms: str, repeats: int, images_dir: Path, durability: str, as_json: bool,
+    image: str, pulls: str, arms: list[str], repeats: int, images_dir: Path, durability: str, as_json: bool,
     save: Path | None,
 ) -> None:  # fmt: skip
     """How the cost grows with the number of pulls; an old arm stops where it would take minutes."""
@@ -123,10 +176,41 @@ def scale(
 
     records = Records(as_json, save)
     counts = [int(count) for count in pulls.split(",")]
-    with opened(setting_of(image, layouts_of(image, images_dir)), durability) as bench:
+    with failing(), opened(setting_of(image, layouts_of(image, images_dir)), durability) as bench:
         records.emit(bench.header())
-        bench.scale(arms.split(","), counts, _OLD_ARMS_LARGEST, repeats, "scale-pulls", records.emit)
+        bench.scale(arms, counts, _OLD_ARMS_LARGEST, repeats, "scale-pulls", records.emit)
     records.report(growth)
+
+
+@main.command()
+@_image
+@click.option("--pulls", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--peers", "names", callback=_chosen_peers, help="Some of them, by name, instead of all.")
+@click.option("--timeout", "timeout_seconds", type=click.FloatRange(min=1), default=600.0, show_default=True)
+@_images_dir
+@_json
+@_save
+def peers(
+    image: str, pulls: int, rounds: int, names: list[str], timeout_seconds: float, images_dir: Path, as_json: bool,
+    save: Path | None,
+) -> None:  # fmt: skip
+    """The same pull by every other tool found on PATH, interleaved, as ratios to imgpull's."""
+    from benchmarks.layout import facts_of
+    from benchmarks.peers import PEERS
+    from benchmarks.peers.rounds import Rounds, versions_of
+    from benchmarks.peers.table import peers_table
+    from benchmarks.scenarios import opened, setting_of
+
+    records = Records(as_json, save)
+    chosen = [PEERS[name] for name in names]
+    layouts = layouts_of(image, images_dir)
+    layers = facts_of(layouts[0]).layer_facts if layouts else ()
+    with failing(), opened(setting_of(image, layouts), "full", "registry" if layouts else "auto") as bench:
+        records.emit({**bench.header(), "peers": versions_of(chosen)})
+        made = Rounds(bench.setting, bench.served, bench.volume, layers, timeout_seconds)
+        made.run(chosen, pulls, rounds, records.emit)
+    records.report(peers_table)
 
 
 @main.command()

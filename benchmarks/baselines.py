@@ -47,7 +47,6 @@ class ConvoyContent(ContentStore):
     """containerd's content store before the change, as far as its locks go."""
 
     _sleep: Callable[[float], None] = staticmethod(time.sleep)
-    _random = random.Random()
     tries = 0
     """Times a ref was found locked. Written by the database's one writer thread alone, as is the next."""
     slept_seconds = 0.0
@@ -63,7 +62,7 @@ class ConvoyContent(ContentStore):
                 except RefLockedError as error:
                     refused = error
                 self.tries += 1
-                pause_seconds = self._random.randrange(1 << attempt) / 1000
+                pause_seconds = random.randrange(1 << attempt) / 1000
                 self.slept_seconds += pause_seconds
                 self._sleep(pause_seconds)
             raise refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
+import subprocess
 import sys
 import zlib
 from datetime import UTC, datetime
@@ -12,15 +13,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["environment"]
+from benchmarks.origin import ROOT
+
+__all__ = ["commit_of", "environment"]
 
 _DISTRIBUTIONS = ("imgpull", "requests", "urllib3", "sqlite-utils", "tenacity", "isal", "backports.zstd")
 
 
-def environment(filesystem: str, origin: str, durability: str) -> dict[str, Any]:
-    """The header record. ``filesystem``: what stores lie on; ``origin``: the registry; ``durability``: of stores."""
+def environment(filesystem: str, origin: str, durability: str, seed: int | None = None) -> dict[str, Any]:
+    """The header record. ``filesystem``: what stores lie on; ``origin``: the registry; ``durability``: of stores;
+    ``seed``: of the arms' random sleeps."""
     return {
         "record": "environment",
+        "commit": commit_of(ROOT),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "versions": {name: version for name in _DISTRIBUTIONS if (version := _version(name))},
@@ -35,7 +40,24 @@ def environment(filesystem: str, origin: str, durability: str) -> dict[str, Any]
         "filesystem": filesystem,
         "origin": origin,
         "durability": durability,
+        "seed": seed,
     }
+
+
+def commit_of(checkout: Path) -> str | None:
+    """The commit ``checkout`` is at, with ``-dirty`` where files under version control differ; None outside a
+    repository."""
+    try:
+        commit = _git(checkout, "rev-parse", "HEAD")
+        changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(checkout: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def _version(distribution: str) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.layers import BuiltLayer
 
-__all__ = ["ImageFacts", "LayoutWriter", "build_layout", "described", "facts_of", "recipe_of"]
+__all__ = ["ImageFacts", "LayerFacts", "LayoutWriter", "build_layout", "described", "facts_of", "recipe_of"]
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -22,6 +22,14 @@ _INDEX = "application/vnd.oci.image.index.v1+json"
 _RECIPE = "org.imgpull.benchmarks.recipe"
 _REF_NAME = "org.opencontainers.image.ref.name"
 _CREATED = "2023-11-14T22:13:20Z"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFacts:
+    """A layer's blob, as its manifest describes it."""
+
+    digest: str
+    media_type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,8 @@ class ImageFacts:
     """Of config and layers, by digest."""
     chains: tuple[str, ...]
     """One name for each stack of layers from the bottom; the same in two images that begin alike."""
+    layer_facts: tuple[LayerFacts, ...]
+    """Lowest first."""
 
 
 class LayoutWriter:
@@ -129,6 +139,7 @@ def facts_of(directory: Path) -> ImageFacts:
         size_bytes=sum(sizes.values()),
         blob_sizes=sizes,
         chains=tuple("+".join(digests[: height + 1]) for height in range(len(digests))),
+        layer_facts=tuple(LayerFacts(layer["digest"], layer["mediaType"]) for layer in manifest["layers"]),
     )
 
 

@@ -13,6 +13,7 @@ import dataclasses
 import importlib
 import json
 import pkgutil
+import random
 import resource
 import subprocess
 import sys
@@ -61,6 +62,8 @@ class Spec:
     """Distinct blob bytes and distinct chains of all references, 0 where they are not known."""
     keep_rootfs: str = ""
     """Where the first reference is unpacked to after the measurement; empty: nowhere."""
+    seed: int = 0
+    """Of the random sleeps. The threads' order is the kernel's, so one seed does not make two runs the same."""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -134,6 +137,7 @@ def _run(spec: Spec) -> list[dict[str, Any]]:
     from benchmarks.record import Counters, Timeline
 
     arm = arm_called(spec.arm)
+    random.seed(spec.seed)
     counters = Counters()
     timeline = Timeline(counters) if spec.timeline else None
     with arm.open_store(spec.store, spec.durability) as store:
@@ -148,7 +152,9 @@ def _run(spec: Spec) -> list[dict[str, Any]]:
             "arm": spec.arm,
             "image": spec.image,
             "pulls": spec.pulls,
+            "images": len(set(spec.references)),
             "repeat": spec.repeat,
+            "seed": spec.seed,
             **clocks,
             "max_rss_bytes": peak_rss_bytes(),
             **counters.fields(),

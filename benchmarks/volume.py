@@ -43,6 +43,7 @@ class Volume:
 
     def wipe(self) -> Path:
         """Empties the volume, waits until the disk has taken it, and returns where the next store goes."""
+        _unmount_below(self._directory)
         if self._image is None:
             shutil.rmtree(self.store, ignore_errors=True)
         else:
@@ -72,19 +73,15 @@ def measuring_volume() -> Iterator[Volume]:
         try:
             yield Volume(directory, image, size_bytes)
         finally:
+            _unmount_below(directory)
             _unmount(directory)
 
 
 def filesystem_of(path: Path) -> str:
     """The type of the file system ``path`` lies on, as the mount table names it; ``unknown`` where there is none."""
-    try:
-        mounts = Path("/proc/self/mounts").read_text(errors="replace")
-    except OSError:
-        return "unknown"
     resolved = str(path.resolve())
     best, kind = "", "unknown"
-    for line in mounts.splitlines():
-        _, point, found, *_ = line.split(" ")
+    for point, found in _mounts():
         inside = resolved == point or resolved.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, found
@@ -99,6 +96,22 @@ def drop_caches() -> bool:
     except OSError:
         return False
     return True
+
+
+def _mounts() -> list[tuple[str, str]]:
+    """Mount points and types, oldest first; none where the kernel keeps no such table."""
+    try:
+        lines = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    return [(fields[1], fields[2]) for line in lines if len(fields := line.split(" ")) > 2]
+
+
+def _unmount_below(directory: Path) -> None:
+    """Takes away what a peer left mounted (podman mounts its store onto itself)."""
+    for point, _ in reversed(_mounts()):
+        if point.startswith(f"{directory.resolve()}/"):
+            _unmount(Path(point))
 
 
 def _may_mount() -> bool:

@@ -36,7 +36,7 @@ def open_writer(
     [0, 16 · 2ⁿ⁻¹) ms, at most 2 048, for ever. Raises any other error of it at once, PullCancelledError on cancel."""
     import tenacity
 
-    rng = rng or random.Random()
+    draw = (rng or random).randrange  # the process's own generator, so that who seeds that seeds the sleeps
     slept_seconds = 0.0
 
     def attempt() -> T:
@@ -53,7 +53,7 @@ def open_writer(
 
     def wait(state: tenacity.RetryCallState) -> float:
         bound_ms = min(_FIRST_MS << min(state.attempt_number - 1, 16), _LAST_MS)
-        return rng.randrange(bound_ms) / 1000
+        return draw(bound_ms) / 1000
 
     def sleep(seconds: float) -> None:
         nonlocal slept_seconds

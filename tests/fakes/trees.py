@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from imgpull.store.snapshots.rootfs import Rootfs
 
 NOBODY = 65534
 LONG_AGO = 1_000_000_000_123_456_789
@@ -99,8 +102,9 @@ def _give_xattrs(root: Path) -> None:
             raise
 
 
-def read_tree(root: Path, *, times: bool = True) -> dict[str, tuple[object, ...]]:
-    """Every entry below ``root``, itself as ``""``: kind and mode, owner, content, attributes, time, link group."""
+def read_tree(root: Path, *, times: bool = True, digested: bool = False) -> dict[str, tuple[object, ...]]:
+    """Every entry below ``root``, itself as ``""``: kind and mode, owner, content, attributes, time, link group.
+    ``digested``: of a file's content its SHA-256 only, for trees larger than memory."""
     found: dict[str, tuple[object, ...]] = {}
     first: dict[int, str] = {}
     for directory, names, files in os.walk(root):
@@ -109,15 +113,15 @@ def read_tree(root: Path, *, times: bool = True) -> dict[str, tuple[object, ...]
         for name in sorted([*names, *files, *([""] if here == "." else [])]):
             path = os.path.join(directory, name) if name else directory
             shown = os.path.normpath(os.path.join(here, name)) if name else ""
-            found[shown] = _entry(path, shown, first, times=times)
+            found[shown] = _entry(path, shown, first, times=times, digested=digested)
     return dict(sorted(found.items()))
 
 
-def _entry(path: str, shown: str, first: dict[int, str], *, times: bool) -> tuple[object, ...]:
+def _entry(path: str, shown: str, first: dict[int, str], *, times: bool, digested: bool) -> tuple[object, ...]:
     status = os.lstat(path)
     content: object = None
     if stat.S_ISREG(status.st_mode):
-        content = Path(path).read_bytes()
+        content = file_digest(path) if digested else Path(path).read_bytes()
     elif stat.S_ISLNK(status.st_mode):
         content = os.readlink(path)
     elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
@@ -125,6 +129,33 @@ def _entry(path: str, shown: str, first: dict[int, str], *, times: bool) -> tupl
     group = None if stat.S_ISDIR(status.st_mode) else first.setdefault(status.st_ino, shown)
     when = status.st_mtime_ns if times else 0
     return (stat.filemode(status.st_mode), status.st_uid, status.st_gid, content, _xattrs(path), when, group)
+
+
+def read_view(rootfs: Rootfs) -> dict[str, tuple[object, ...]]:
+    """What :func:`read_tree` says, ``digested``, of a view that is nowhere on disk as a whole."""
+    found: dict[str, tuple[object, ...]] = {}
+    first: dict[tuple[int, int], str] = {}
+    for node in rootfs.tree.walk():
+        shown = os.fsdecode(b"/".join(node.path))
+        content: object = None
+        if node.is_regular:
+            with os.fdopen(node.open(), "rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        elif node.is_symlink:
+            content = os.fsdecode(node.readlink())
+        elif stat.S_ISCHR(node.stat.st_mode) or stat.S_ISBLK(node.stat.st_mode):
+            content = node.stat.st_rdev
+        group = None if node.is_directory else first.setdefault((node.stat.st_dev, node.stat.st_ino), shown)
+        attributes = {os.fsdecode(name): value for name, value in sorted(node.xattrs().items())}
+        status = node.stat
+        found[shown] = (stat.filemode(status.st_mode), status.st_uid, status.st_gid, content, attributes,
+                        status.st_mtime_ns, group)  # fmt: skip
+    return dict(sorted(found.items()))
+
+
+def file_digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _xattrs(path: str) -> dict[str, bytes]:

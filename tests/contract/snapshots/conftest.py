@@ -61,6 +61,7 @@ def opened(kind: Kind, place: Path, database: Database) -> Opener:
             database,
             durable=durable,
             read_only=read_only,
+            early_sync_seconds=None,  # no step but those a test asks for
             clock=lambda: NOON,
             forms=kind.forms(),
         )

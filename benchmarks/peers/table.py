@@ -1,0 +1,72 @@
+"""The table of peers: what each took, and how many times what imgpull took in the same round."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.report import counts, seconds, table
+
+__all__ = ["peers_table", "ratios"]
+
+Record = Mapping[str, Any]
+
+
+def ratios(runs: Sequence[Record], base: Sequence[Record]) -> list[float]:
+    """Real time over that of ``base`` in the same round; rounds that lack one of the two are left out. Within a
+    round both met the same machine, however busy; medians of different minutes did not."""
+    of_round = {run["repeat"]: run["wall_seconds"] for run in base}
+    return [run["wall_seconds"] / of_round[run["repeat"]] for run in runs if of_round.get(run["repeat"])]
+
+
+def peers_table(records: Sequence[Record]) -> str:
+    """Rows in the order of the records; below them the notes, who failed, and who was not here."""
+    runs = [record for record in records if record["record"] == "run"]
+    failures = [record for record in records if record["record"] == "failure"]
+    parts = []
+    if runs:
+        arms = list(dict.fromkeys(run["arm"] for run in runs))
+        base = arms[0] if "imgpull" not in arms else "imgpull"
+        chosen = {arm: [run for run in runs if run["arm"] == arm] for arm in arms}
+        rows = [_row(arm, chosen[arm], chosen[base]) for arm in arms]
+        headings = ("peer", "real", f"real ÷ {base}", "user", "sys", "largest process", "fetched")
+        parts += [_title(runs), table(headings, rows)]
+        parts.append(_lines(f"{arm}: {runs_of[0]['note']}" for arm, runs_of in chosen.items() if runs_of[0]["note"]))
+    parts.append(_lines(f"failed, round {one['repeat']}: {one['arm']}: {one['error']}" for one in failures))
+    absent = [record for record in records if record["record"] == "absent"]
+    parts.append(_lines(f"not here: {one['arm']}: {one['reason']}" for one in absent))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _lines(lines: Any) -> str:
+    return "\n".join(lines)
+
+
+def _title(runs: Sequence[Record]) -> str:
+    first = runs[0]
+    size = f", {first['image_layers']} layers, {first['image_bytes'] / 1e6:.1f} MB" if first["image_bytes"] else ""
+    rounds = max(run["repeat"] for run in runs)
+    pulls = "1 pull" if first["pulls"] == 1 else f"{first['pulls']} pulls at once"
+    spread = "1 round" if rounds == 1 else f"{rounds} rounds: median (least–most)"
+    return f"{first['image']}{size} · {pulls} into an empty store · {spread}"
+
+
+def _row(arm: str, runs: Sequence[Record], base: Sequence[Record]) -> tuple[str, ...]:
+    factors = ratios(runs, base)
+    return (
+        arm,
+        seconds([run["wall_seconds"] for run in runs]),
+        _factor(factors),
+        seconds([run["user_seconds"] for run in runs]),
+        seconds([run["system_seconds"] for run in runs]),
+        counts([run["max_rss_bytes"] / 1e6 for run in runs], " MB"),
+        counts([run["bytes_fetched"] / 1e6 for run in runs], " MB") if "bytes_fetched" in runs[0] else "–",
+    )
+
+
+def _factor(factors: Sequence[float]) -> str:
+    if not factors:
+        return "–"
+    middle = f"{statistics.median(factors):.2f}"
+    return middle if len(factors) < 2 else f"{middle} ({min(factors):.2f}–{max(factors):.2f})"
