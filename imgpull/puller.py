@@ -303,7 +303,7 @@ class Puller:
     def _fly(self, flight: Flight[Image], order: Order, resolution: Resolution) -> Image:
         """One pull, from a digest to an image record; runs on the image's own thread and holds no key of its own."""
         cancel, say, store = flight.cancel, flight.audience, self._store
-        with self._fetching() as fetcher, Fetches(cancel, say) as fetches:
+        with self._fetching() as fetcher, Fetches(say) as fetches:
             documents = Documents(store, fetcher, order.reference, self._limits, cancel, say, order.offline)
             manifest = documents.manifest(resolution.digest, resolution.raw, order.platform)
             config = documents.config(manifest, order.platform)
@@ -313,7 +313,7 @@ class Puller:
             chain_id = layers[-1].chain_id if layers else EMPTY_CHAIN_ID
             if order.unpack:
                 self._unpacker.unpack(layers, manifest.layers, source, cancel, say)
-            fetches.wait_all()
+            fetches.wait_all(cancel)
             image = Image(
                 reference=str(order.reference),
                 digest=resolution.digest,

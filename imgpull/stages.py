@@ -27,6 +27,7 @@ from imgpull.oci import (
 from imgpull.orders import offline
 from imgpull.reference import Reference
 from imgpull.store.images import Content, Layer
+from imgpull.unpack import Waiting
 
 if TYPE_CHECKING:
     from imgpull.store import Store
@@ -93,9 +94,9 @@ class Documents:
             return
         if self.offline:
             raise offline(self.reference, descriptor.digest)
-        with Fetches(self.cancel, self.say) as fetches:
+        with Fetches(self.say) as fetches:
             fetches.board(descriptor, boarding)
-            fetches.wait(descriptor.digest)
+            fetches.wait(descriptor.digest, self.cancel)
 
     def _read(self, digest: Digest) -> bytes:
         with self.store.content.open(digest) as blob:
@@ -118,13 +119,14 @@ class Layers:
             self.fetches.board(blob, self._boarding(blob))
 
     @contextmanager
-    def open(self, digest: Digest) -> Iterator[io.FileIO]:
-        """The bytes of a layer's blob, once it is here. Raises what its fetch raised."""
+    def open(self, digest: Digest, cancel: Cancellation, waiting: Waiting) -> Iterator[io.FileIO]:
+        """The bytes of a layer's blob, once it is here. Raises what a fetch of this pull raised."""
         content = self.documents.store.content
         if digest not in content:
             # Asked for already, as a rule. Not so a layer of "lazy" whose snapshot was removed since we looked.
             self.start([layer for layer in self.manifest.layers if layer.digest == digest])
-            self.fetches.wait(digest)
+            with waiting():
+                self.fetches.wait(digest, cancel)
         with content.open(digest) as blob:
             yield blob
 

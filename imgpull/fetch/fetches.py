@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
@@ -19,50 +19,81 @@ Boarding = Callable[[Landed[None], EventSink], Seat[None]]
 
 
 class Fetches:
-    """The transfers one pull has boarded. The first error ends the pull; leaving the block leaves the transfers,
-    which go on where another pull wants them. Used by the pull's own thread alone."""
+    """The transfers one pull has boarded. The first error of any ends every wait; leaving the block leaves the
+    transfers, which go on where another pull wants them. Used by all threads of the pull."""
 
-    def __init__(self, cancel: Cancellation, say: EventSink) -> None:
+    def __init__(self, say: EventSink) -> None:
         self._say = say
-        self._arrivals: SimpleQueue[tuple[Digest | None, BaseException | None]] = SimpleQueue()
+        # Guards all below; not held while a transfer is boarded, which may land at once.
+        self._lock = threading.Lock()
+        self._seats: dict[Digest, Seat[None] | None] = {}
         self._arrived: set[Digest] = set()
-        self._seats: dict[Digest, Seat[None]] = {}
-        self._forget = cancel.add_callback(lambda: self._arrivals.put((None, PullCancelledError("cancelled"))))
+        self._errors: list[BaseException] = []
+        self._waiting: set[threading.Event] = set()
 
     def board(self, descriptor: Descriptor, boarding: Boarding) -> None:
         """Begins to fetch a blob, or joins who does; a digest that appears twice is one transfer."""
         digest = descriptor.digest
-        if digest in self._seats:
-            return
-
-        def landed(_: None, error: BaseException | None) -> None:
-            self._arrivals.put((digest, error))
-
-        seat = self._seats[digest] = boarding(landed, self._say)
+        with self._lock:
+            if digest in self._seats:
+                return
+            self._seats[digest] = None
+        seat = boarding(lambda _, error: self._landed(digest, error), self._say)
+        with self._lock:
+            self._seats[digest] = seat
         if seat.joined:
             self._say(BlobChanged(digest, descriptor.size_bytes, "joined"))
 
-    def wait(self, digest: Digest) -> None:
-        """Until ``digest`` is in the store; at once for one that was not asked for. Raises the first error of any."""
-        while digest in self._seats and digest not in self._arrived:
-            arrived, error = self._arrivals.get()
-            if error is not None:
-                raise error
-            if arrived is not None:
-                self._arrived.add(arrived)
+    def _landed(self, digest: Digest, error: BaseException | None) -> None:
+        with self._lock:
+            if error is None:
+                self._arrived.add(digest)
+            else:
+                self._errors.append(error)
+            for waiter in self._waiting:
+                waiter.set()
 
-    def wait_all(self) -> None:
-        for digest in self._seats:
-            self.wait(digest)
+    def wait(self, digest: Digest, cancel: Cancellation) -> None:
+        """Until ``digest`` is in the store; at once for one that was not asked for. Raises the first error of any,
+        and PullCancelledError."""
+        changed = threading.Event()
+        forget = cancel.add_callback(changed.set)
+        try:
+            while self._is_missing(digest, changed):
+                cancel.raise_if_cancelled()  # between clear and wait: a cancel that came before is not slept through
+                changed.wait()
+        finally:
+            forget()
+            with self._lock:
+                self._waiting.discard(changed)
+
+    def _is_missing(self, digest: Digest, changed: threading.Event) -> bool:
+        with self._lock:
+            if digest not in self._seats or digest in self._arrived:
+                return False
+            if self._errors:
+                raise self._errors[0]
+            changed.clear()
+            self._waiting.add(changed)
+            return True
+
+    def wait_all(self, cancel: Cancellation) -> None:
+        """Until everything that was asked for is here. Raises as :meth:`wait`."""
+        for digest in tuple(self._seats):
+            self.wait(digest, cancel)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._forget()
         for seat in self._seats.values():
-            seat.leave()
-        while error is not None and not self._arrivals.empty():
-            _digest, other = self._arrivals.get()
-            if other is not None and not isinstance(other, PullCancelledError):
-                error.add_note(f"also: {other}")
+            if seat is not None:
+                seat.leave()
+        with self._lock:
+            others, self._errors = self._errors, []
+        for other in others:
+            note = f"also: {other}"
+            if error is None or other is error or isinstance(other, PullCancelledError):
+                continue
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)

@@ -7,7 +7,7 @@
 :class:`NoSuppression`  never blocks: the arm of the benchmark that shows what suppression saves
 :class:`Cancellation`   how a caller takes back what it asked for
 :class:`Flights`     work that belongs to no caller: many board it, one flies it, the last to leave stops it
-:class:`Slots`       at most so many at once; always the last thing taken
+:class:`Slots`       at most so many at once; always the last thing taken, and lent to others while its holder waits
 ===================  ==================================================================================
 
 Keys are plain text, by containerd's convention ``blob://<digest>`` and ``sn://<snapshotter>/<chain ID>``.
@@ -21,7 +21,7 @@ from imgpull.locking.keyed_mutex import KeyedMutex
 from imgpull.locking.no_suppression import NoSuppression
 from imgpull.locking.process_keys import ProcessKeys
 from imgpull.locking.protocol import Held, KeyedLock
-from imgpull.locking.slots import Slots
+from imgpull.locking.slots import Slot, Slots
 
 __all__ = [
     "Audience",
@@ -36,6 +36,7 @@ __all__ = [
     "NoSuppression",
     "ProcessKeys",
     "Seat",
+    "Slot",
     "Slots",
     "fly_alone",
 ]

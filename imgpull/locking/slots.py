@@ -6,10 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
 
 from imgpull.locking.cancellation import Cancellation
 
-__all__ = ["Slots"]
+__all__ = ["Slot", "Slots"]
 
 
 class Slots:
@@ -26,16 +28,17 @@ class Slots:
         self._free = count
         self._queue: deque[threading.Event] = deque()
 
-    @contextmanager
-    def take(self, cancel: Cancellation | None = None) -> Iterator[None]:
-        """Hold one slot for the block. Raises PullCancelledError when ``cancel`` fires first."""
-        self._acquire(cancel)
-        try:
-            yield
-        finally:
-            self._release()
+    @property
+    def free(self) -> int:
+        """How many are free now."""
+        return self._free
 
-    def _acquire(self, cancel: Cancellation | None) -> None:
+    def take(self, cancel: Cancellation | None = None) -> Slot:
+        """Hold one slot for a ``with`` block. Entering raises PullCancelledError when ``cancel`` fires first."""
+        return Slot(self, cancel)
+
+    def acquire(self, cancel: Cancellation | None) -> None:
+        """For :class:`Slot`, which can't forget to release."""
         with self._lock:
             if self._free and not self._queue:
                 self._free -= 1
@@ -59,11 +62,48 @@ class Slots:
             if ready in self._queue:
                 self._queue.remove(ready)
                 return
-        self._release()  # the slot had been granted already: pass it on
+        self.release()  # the slot had been granted already: pass it on
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """The other half of :meth:`acquire`."""
         with self._lock:
             if self._queue:
                 self._queue.popleft().set()
             else:
                 self._free += 1
+
+
+class Slot:
+    """One thread's claim to a slot, which it has inside the ``with`` block, but for the time it lends it."""
+
+    __slots__ = ("_cancel", "_slots", "held")
+
+    def __init__(self, slots: Slots, cancel: Cancellation | None) -> None:
+        self._slots = slots
+        self._cancel = cancel
+        self.held = False
+
+    def __enter__(self) -> Self:
+        self._slots.acquire(self._cancel)
+        self.held = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._give_back()
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Leaves the slot to others while this thread waits for something, then queues for one again; without effect
+        where none is held. Raises PullCancelledError; after an error of the block the slot is not taken back."""
+        held = self.held
+        self._give_back()
+        yield
+        if held:
+            self.__enter__()
+
+    def _give_back(self) -> None:
+        if self.held:
+            self.held = False
+            self._slots.release()

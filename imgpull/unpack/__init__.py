@@ -1,9 +1,10 @@
 """From blobs to snapshots: decompress, read the tar, apply it to a layer's own directory, commit by chain ID.
 
-:class:`Unpacker` is the conductor; :func:`apply_layer` is what happens to one layer.
+:class:`Unpacker` is the conductor, :mod:`~imgpull.unpack.step` what happens to one layer, and
+:mod:`~imgpull.unpack.applier` what becomes of its entries.
 """
 
-from imgpull.unpack.layer import apply_layer
-from imgpull.unpack.unpacker import LayerSource, Unpacker
+from imgpull.unpack.step import LayerSource, Waiting
+from imgpull.unpack.unpacker import Unpacker
 
-__all__ = ["LayerSource", "Unpacker", "apply_layer"]
+__all__ = ["LayerSource", "Unpacker", "Waiting"]

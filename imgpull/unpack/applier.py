@@ -17,7 +17,8 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -26,13 +27,15 @@ from imgpull.errors import ImgpullError
 from imgpull.limits import Limits
 from imgpull.store.snapshots.layer import Journal
 from imgpull.store.snapshots.merged import MergedTree
+from imgpull.unpack.assumption import Assumption
 from imgpull.unpack.entry import Entry, Kind
 from imgpull.unpack.links import HardLinks
 from imgpull.unpack.marks import Marks
-from imgpull.unpack.metadata import DEFAULT_DIRECTORY, Attributes, Metadata, attributes_of
+from imgpull.unpack.metadata import Attributes, Metadata, attributes_of
 from imgpull.unpack.owntree import Directory, OwnTree
 from imgpull.unpack.paths import Paths
 from imgpull.unpack.refusals import exceeded, from_os_error, invalid, unsafe
+from imgpull.unpack.settlement import settle
 from imgpull.unpack.tar import TarReader
 from imgpull.unpack.whiteouts import PREFIX, WhiteoutOrderError, Whiteouts
 
@@ -61,33 +64,37 @@ class Applied:
 
 
 class Applier:
-    """Applies one archive, once. Use it in a ``with`` block; ``root_fd`` and ``lower`` stay the caller's.
+    """Applies one archive, once: :meth:`make`, then :meth:`settle`. Use it in a ``with`` block.
 
-    ``root_fd`` is an empty directory that nobody else writes to, opened for reading. ``privileged``: owners, devices
-    and privileged attributes are set, not skipped. ``hidden``: see :class:`WhiteoutOrderError`.
+    ``root_fd`` is an empty directory that nobody else writes to, opened for reading. ``lower`` is the parents' merged
+    view, or None while they are not known; :meth:`holds` must be asked before settling then. Both stay the caller's.
+    ``privileged``: owners, devices and privileged attributes are set, not skipped. ``hidden``: see
+    :class:`WhiteoutOrderError`.
     """
 
     def __init__(
         self,
         root_fd: int,
-        lower: MergedTree,
+        lower: MergedTree | None,
         *,
         privileged: bool,
         limits: Limits,
         layer: str,
         hidden: Marks | None = None,
     ) -> None:
-        self._lower = lower
         self._limits = limits
         self._layer = layer
         self._tree = OwnTree(root_fd)
-        self._paths = Paths(self._tree, lower, limits, layer)
+        self._assumption = Assumption()
+        self._paths = Paths(self._tree, self._assumption if lower is None else lower, limits, layer)
         if hidden is not None:
             self._paths.hidden = hidden
         self._metadata = Metadata(root_fd, layer, privileged=privileged)
-        self._whiteouts = Whiteouts(self._tree, lower, limits, layer)
+        self._whiteouts = Whiteouts(self._tree, limits, layer)
         self._links = HardLinks(self._tree, self._paths, lower, self._metadata, layer)
         self._previous: Attributes | None = None
+        self._entries = 0
+        self._name = b""  # of the entry that is being made
         self._make: dict[Kind, Callable[[Entry, Directory, bytes], None]] = {
             "directory": self._directory,
             "symlink": self._symlink,
@@ -97,27 +104,44 @@ class Applier:
             "fifo": self._fifo,
         }
 
-    def apply(self, reader: TarReader) -> Applied:
+    def make(self, reader: TarReader) -> None:
         """Read all entries and make them; what lies behind the archive is the caller's to drain.
 
         Raises UnsafeEntryError, InvalidArchiveError, LimitExceededError, StoreFullError, StoreError, and what the
         reader's source raises. After an error the directory is to be thrown away.
         """
-        entries = 0
-        name = b""
-        try:
+        with self._typed_errors():
             for entry in reader:
-                entries += 1
-                name = entry.name
+                self._entries += 1
+                self._name = entry.name
                 self._apply_entry(entry, reader)
-            name = b""
-            journal = self._settle()
+
+    @property
+    def assumes(self) -> bool:
+        """Whether what was made, or refused, rests on anything that only the parents can tell."""
+        return bool(self._assumption) or self._links.awaits
+
+    def holds(self, lower: MergedTree) -> bool:
+        """Whether what was made without knowing the parents is what would have been made upon ``lower``."""
+        return self._assumption.holds(lower) and self._links.holds(lower)
+
+    def settle(self, lower: MergedTree) -> Applied:
+        """Do what only the whole layer and its parents can tell. Raises as :meth:`make`, and WhiteoutOrderError."""
+        tree, paths = self._tree, self._paths
+        paths.hidden = Marks()  # no name is resolved any more, and a layer of 2·10⁵ markers needs the memory
+        self._name = b""
+        with self._typed_errors():
+            journal = settle(tree, lower, self._links, self._whiteouts, paths.lower_links, self._metadata)
+        return Applied(journal, self._entries, tree.size_bytes, tree.inodes, self._metadata.skipped)
+
+    @contextmanager
+    def _typed_errors(self) -> Iterator[None]:
+        try:
+            yield
         except ImgpullError:
             raise
         except OSError as error:
-            raise from_os_error(self._layer, name, error) from error
-        tree = self._tree
-        return Applied(journal, entries, tree.size_bytes, tree.inodes, self._metadata.skipped)
+            raise from_os_error(self._layer, self._name, error) from error
 
     def _apply_entry(self, entry: Entry, reader: TarReader) -> None:
         name = entry.name
@@ -215,42 +239,10 @@ class Applier:
             self._tree.fd(parent), base, attributes_of(entry), entry.name, link=entry.kind == "symlink"
         )
 
-    # -- what only the whole layer can tell ----------------------------------------------------------------------
-
-    def _settle(self) -> Journal:
-        self._paths.hidden = Marks()  # no name is resolved any more, and a layer of 2·10⁵ markers needs the memory
-        self._whiteouts.resolve(self._paths.lower_links)
-        marks = self._whiteouts.marks
-        self._links.bring(marks)
-        order = [self._tree.root]
-        for directory in order:
-            order.extend(directory.children.values())
-            if not directory.below and directory.parent is not None and directory.parent.below:
-                marks.opaque(directory.path)
-        # Last of all, since whatever is made or taken away in a directory changes its times.
-        for directory in order:
-            self._finish_directory(directory, marks)
-        return self._whiteouts.journal()
-
-    def _finish_directory(self, directory: Directory, marks: Marks) -> None:
-        attributes = directory.attributes or self._implied(directory, marks)
-        fd = self._tree.fd(directory)
-        true_mode = self._metadata.finish_directory(fd, attributes, b"/".join(directory.path))
-        if true_mode is not None:
-            self._tree.modes[directory.path] = true_mode
-
-    def _implied(self, directory: Directory, marks: Marks) -> Attributes:
-        """What lower layers say of it. Decided last, so that it doesn't depend on the order of whiteouts."""
-        path = directory.path
-        if not directory.below or marks.hides(path):
-            return DEFAULT_DIRECTORY
-        node = self._lower.lookup(path)
-        return attributes_of(node) if node is not None and node.is_directory else DEFAULT_DIRECTORY
-
     # -- life cycle ----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the descriptors held. A second call does nothing."""
+        """Close the descriptors held; what needs one again opens it again."""
         self._tree.close()
 
     def __enter__(self) -> Self:

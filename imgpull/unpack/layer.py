@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
 
-from imgpull.errors import DiffIDMismatchError
+from imgpull.errors import DiffIDMismatchError, UnpackError
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation
 from imgpull.oci import Digest, Hasher
@@ -16,45 +18,78 @@ from imgpull.unpack.decompress import Readable, decompressed
 from imgpull.unpack.marks import Marks
 from imgpull.unpack.tar import TarReader
 
-__all__ = ["apply_layer"]
+__all__ = ["Draft"]
 
 
-def apply_layer(
-    source: Readable,
-    layer: Layer,
-    active: Active,
-    lower: MergedTree,
-    limits: Limits,
-    cancel: Cancellation,
-    hidden: Marks | None = None,
-) -> Applied:
-    """Applies a layer's compressed bytes to ``active``'s own directory, over the parents' merged view ``lower``.
+class Draft:
+    """A layer in ``active``'s own directory, from its first byte until it is settled: ``with Draft(…) as draft``.
 
-    The diff ID covers every byte of the uncompressed stream, also those after the end-of-archive marker (image-spec
-    config.md, "Layer DiffID"). Raises DiffIDMismatchError, UnpackError, StoreFullError, PullCancelledError; what
-    was written until then stays in ``active``, which the caller removes. ``hidden``: what a WhiteoutOrderError of an
-    earlier try said.
+    ``lower``: the parents' merged view, or None while they are not committed. ``hidden``: what a WhiteoutOrderError of
+    an earlier try said. After an error what was written stays in ``active``, which the caller removes.
     """
-    hasher = layer.diff_id.hasher()
-    chunks = decompressed(source, limits, layer=layer.digest)
-    reader = TarReader(_digested(chunks, hasher, cancel), limits, layer.digest)
-    root_fd = os.open(active.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        with Applier(
-            root_fd, lower, privileged=os.geteuid() == 0, limits=limits, layer=layer.digest, hidden=hidden
-        ) as applier:
-            applied = applier.apply(reader)
-        reader.drain()
-    finally:
-        os.close(root_fd)
-    actual = Digest.of(layer.diff_id.algorithm, hasher.hexdigest())
-    if actual != layer.diff_id:
-        raise DiffIDMismatchError(
-            f"layer {layer.digest} unpacks to {actual}, but the image's config promises {layer.diff_id}",
-            expected=layer.diff_id,
-            actual=actual,
+
+    def __init__(
+        self, layer: Layer, active: Active, lower: MergedTree | None, limits: Limits, hidden: Marks | None = None
+    ) -> None:
+        self._layer = layer
+        self._lower = lower
+        self._limits = limits
+        self._refusal: UnpackError | None = None
+        self._root_fd = os.open(active.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._applier = Applier(
+            self._root_fd, lower, privileged=os.geteuid() == 0, limits=limits, layer=layer.digest, hidden=hidden
         )
-    return applied
+
+    def fill(self, source: Readable, cancel: Cancellation) -> None:
+        """Apply the entries of a layer's compressed bytes.
+
+        The diff ID covers every byte of the uncompressed stream, also those after the end-of-archive marker (image-spec
+        config.md, "Layer DiffID"). Raises DiffIDMismatchError, UnpackError, StoreFullError, PullCancelledError. An
+        entry refused for a reason that the parents may take away is refused by :meth:`settle`.
+        """
+        hasher = self._layer.diff_id.hasher()
+        chunks = decompressed(source, self._limits, layer=self._layer.digest)
+        reader = TarReader(_digested(chunks, hasher, cancel), self._limits, self._layer.digest)
+        try:
+            self._applier.make(reader)
+            reader.drain()
+        except UnpackError as error:
+            if self._lower is not None or not self._applier.assumes:
+                raise
+            self._refusal = error
+        else:
+            self._verify(hasher)
+        finally:
+            self._applier.close()  # it may lie for long now, among many
+
+    def _verify(self, hasher: Hasher) -> None:
+        promised = self._layer.diff_id
+        actual = Digest.of(promised.algorithm, hasher.hexdigest())
+        if actual != promised:
+            raise DiffIDMismatchError(
+                f"layer {self._layer.digest} unpacks to {actual}, but the image's config promises {promised}",
+                expected=promised,
+                actual=actual,
+            )
+
+    def holds(self, lower: MergedTree) -> bool:
+        """Whether it is what it would be if it had been filled knowing ``lower``; else it is to be thrown away."""
+        return self._lower is not None or self._applier.holds(lower)
+
+    def settle(self, lower: MergedTree) -> Applied:
+        """Finish it upon ``lower``, for which :meth:`holds` is true. Raises as :meth:`fill`, and WhiteoutOrderError."""
+        if self._refusal is not None:
+            raise self._refusal
+        return self._applier.settle(lower)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._applier.close()
+        os.close(self._root_fd)
 
 
 def _digested(

@@ -3,6 +3,9 @@
 A link into a lower layer brings its target into this one (as overlayfs copies up), so that both names are one inode
 in one layer and whoever copies the tree sees the group. Inodes of lower layers are linked, never changed: entries of
 this layer replace names. Nothing is ever copied by name as a fallback for a missing target (CVE-2026-87910).
+
+Where the parents are not known yet, an empty file takes the link's place until they are. Every later entry sees it as
+it would see the link, unless that leads somewhere because its target is a symbolic link: :meth:`HardLinks.holds`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from imgpull.store.snapshots.node import Node
 from imgpull.unpack.entry import Entry
 from imgpull.unpack.marks import Marks
 from imgpull.unpack.metadata import Metadata, attributes_of
-from imgpull.unpack.owntree import Directory, OwnTree
+from imgpull.unpack.owntree import Directory, Inode, OwnTree
 from imgpull.unpack.paths import Paths, Place
 from imgpull.unpack.refusals import invalid, unsafe
 
@@ -27,20 +30,21 @@ _CANT_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNO
 _COPY_BYTES = 1 << 20
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-_Inode = tuple[int, int]
-
 
 class HardLinks:
-    """Makes the hard links of one layer; :meth:`bring` completes the groups once its whiteouts are known."""
+    """Makes the hard links of one layer; :meth:`bring` completes the groups once its whiteouts are known.
 
-    def __init__(self, tree: OwnTree, paths: Paths, lower: MergedTree, metadata: Metadata, layer: str) -> None:
+    ``lower``: the parents' view, or None while it is not known."""
+
+    def __init__(self, tree: OwnTree, paths: Paths, lower: MergedTree | None, metadata: Metadata, layer: str) -> None:
         self._tree = tree
         self._paths = paths
         self._lower = lower
         self._metadata = metadata
         self._layer = layer
         self._targets: dict[TreePath, Node] = {}
-        self._copies: dict[_Inode, list[TreePath]] = {}  # lower inode → names of its copy, perhaps replaced since
+        self._awaited: dict[TreePath, None] = {}  # targets that the parents must have
+        self._copies: dict[Inode, list[TreePath]] = {}  # lower inode → names of its copy, perhaps replaced since
 
     def make(self, entry: Entry, parent: Directory, name: bytes) -> None:
         """One hard link entry. The link gets none of the entry's metadata: the inode has its own (CVE-2021-32760).
@@ -62,14 +66,26 @@ class HardLinks:
             raise invalid(self._layer, entry.name, "is a hard link to itself, or to what it takes the place of")
         self._paths.placing(parent, name)
         if directory is not None and self._link_own(directory, parts[-1], parent, name):
-            if target in self._tree.modes:
-                self._tree.modes[link] = self._tree.modes[target]
+            self._share(target, link)
             return
-        node = self._lower.lookup(target) if place.below else None
+        if self._lower is None and place.below:
+            self._stand_in(target, parent, name)
+            return
+        node = self._lower.lookup(target) if self._lower is not None and place.below else None
         if node is None or node.is_directory:
             raise invalid(self._layer, entry.name, f"is a hard link to {os.fsdecode(entry.linkname)!r}, not there")
         self._targets.setdefault(target, node)
         self._link_lower(node, parent, name)
+
+    def _share(self, known: TreePath, link: TreePath) -> None:
+        """What is noted of one name of an inode holds for the new one."""
+        tree = self._tree
+        if known in tree.modes:
+            tree.modes[link] = tree.modes[known]
+        if known in tree.stand_ins:
+            tree.stand_ins[link] = tree.stand_ins[known]
+        if known in tree.copies:
+            self._note_copy(tree.copies[known], link)
 
     def _link_own(self, directory: Directory, target: bytes, parent: Directory, name: bytes) -> bool:
         """False where the target does not exist in this layer."""
@@ -87,7 +103,7 @@ class HardLinks:
         raise AssertionError("a name taken away is still there")
 
     def _link_lower(self, node: Node, parent: Directory, name: bytes) -> None:
-        inode = (node.stat.st_dev, node.stat.st_ino)
+        inode = _inode(node)
         if self._tree.link_target(parent, name) is not None or name in parent.children:
             self._paths.clear(parent, name)
         if inode not in self._copies or not self._link_copy(inode, parent, name):
@@ -100,7 +116,7 @@ class HardLinks:
         if node.lifted or not self._metadata.privileged and node.is_regular and not node.permissions & 0o400:
             self._tree.modes[(*parent.path, name)] = node.permissions
 
-    def _link_copy(self, inode: _Inode, parent: Directory, name: bytes) -> bool:
+    def _link_copy(self, inode: Inode, parent: Directory, name: bytes) -> bool:
         """Link to the copy made earlier, if one of its names still means it."""
         for copy in self._copies[inode]:
             directory = self._tree.state(copy[:-1]) if copy in self._tree.copies else False
@@ -109,9 +125,9 @@ class HardLinks:
                 return True
         return False
 
-    def _note_copy(self, inode: _Inode, path: TreePath) -> None:
+    def _note_copy(self, inode: Inode, path: TreePath) -> None:
         self._copies.setdefault(inode, []).append(path)
-        self._tree.copies.add(path)
+        self._tree.copies[path] = inode
 
     def _copy(self, node: Node, parent: Directory, name: bytes) -> None:
         """A new inode with all that the lower one has."""
@@ -131,30 +147,59 @@ class HardLinks:
         else:
             raise invalid(self._layer, shown, "is a device or FIFO that can't be hard linked here")
         self._tree.inodes += 1
-        self._note_copy((node.stat.st_dev, node.stat.st_ino), (*parent.path, name))
+        self._note_copy(_inode(node), (*parent.path, name))
 
-    def bring(self, marks: Marks) -> None:
+    # -- while the parents are not known -------------------------------------------------------------------------
+
+    def _stand_in(self, target: TreePath, parent: Directory, name: bytes) -> None:
+        self._awaited.setdefault(target)
+        try:
+            fd = os.open(name, _CREATE, 0, dir_fd=self._tree.fd(parent))
+        except FileExistsError:
+            self._paths.clear(parent, name)
+            fd = os.open(name, _CREATE, 0, dir_fd=self._tree.fd(parent))
+        os.close(fd)
+        self._tree.inodes += 1
+        self._tree.stand_ins[(*parent.path, name)] = target
+
+    @property
+    def awaits(self) -> bool:
+        """Whether anything was taken to be in the parents."""
+        return bool(self._awaited)
+
+    def holds(self, lower: MergedTree) -> bool:
+        """Whether each target is there and behaves as its stand-in did."""
+        nodes = (lower.lookup(target) for target in self._awaited)
+        return all(node is not None and not node.is_directory and not node.is_symlink for node in nodes)
+
+    def complete(self, lower: MergedTree) -> None:
+        """Put the links in the places of what stands in for them; :meth:`holds` is true."""
+        for target in self._awaited:
+            node = lower.lookup(target)
+            assert node is not None
+            self._targets[target] = node
+        for link, target in tuple(self._tree.stand_ins.items()):
+            parent = self._tree.state(link[:-1])
+            assert isinstance(parent, Directory)
+            self._tree.clear(parent, link[-1])
+            self._link_lower(self._targets[target], parent, link[-1])
+
+    # -- once the whiteouts are known ----------------------------------------------------------------------------
+
+    def bring(self, lower: MergedTree, marks: Marks) -> None:
         """Bring the linked targets into this layer, and the other names their inodes have in the same directories,
         except those that this layer hides or replaces. Names elsewhere would cost a walk of all lower layers."""
-        groups: dict[TreePath, dict[_Inode, list[Node]]] = {}
+        groups: dict[TreePath, dict[Inode, list[Node]]] = {}
         for path, node in self._targets.items():
             names = [node]
             if node.stat.st_nlink > 1:
                 if path[:-1] not in groups:
-                    groups[path[:-1]] = self._groups(path[:-1])
-                names = groups[path[:-1]].get((node.stat.st_dev, node.stat.st_ino), names)
+                    groups[path[:-1]] = _groups(lower, path[:-1])
+                names = groups[path[:-1]].get(_inode(node), names)
             for other in names:
                 parent = self._showing_parent(other.path) if not marks.hides(other.path) else None
                 if parent is not None:
                     self._link_lower(other, parent, other.name)
-
-    def _groups(self, directory: TreePath) -> dict[_Inode, list[Node]]:
-        """Names in one directory of the parents' view that share inodes. Each directory is read once at most."""
-        found: dict[_Inode, list[Node]] = {}
-        for node in self._lower.scan(directory):
-            if node.stat.st_nlink > 1 and not node.is_directory:
-                found.setdefault((node.stat.st_dev, node.stat.st_ino), []).append(node)
-        return found
 
     def _showing_parent(self, path: TreePath) -> Directory | None:
         """This layer's directory for a lower path that still shows through; None where it doesn't."""
@@ -168,6 +213,19 @@ class HardLinks:
                 return None
             place.enter(part, child, below=True)
         return self._paths.ensure(place, b"/".join(path))
+
+
+def _inode(node: Node) -> Inode:
+    return node.stat.st_dev, node.stat.st_ino
+
+
+def _groups(lower: MergedTree, directory: TreePath) -> dict[Inode, list[Node]]:
+    """Names in one directory of the parents' view that share inodes. Each directory is read once at most."""
+    found: dict[Inode, list[Node]] = {}
+    for node in lower.scan(directory):
+        if node.stat.st_nlink > 1 and not node.is_directory:
+            found.setdefault(_inode(node), []).append(node)
+    return found
 
 
 def _copy_data(node: Node, own_fd: int) -> None:

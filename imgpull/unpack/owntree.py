@@ -15,7 +15,10 @@ from types import MappingProxyType
 from imgpull.store.snapshots.layer import TreePath
 from imgpull.unpack.metadata import Attributes
 
-__all__ = ["Directory", "OwnTree"]
+__all__ = ["Directory", "Inode", "OwnTree"]
+
+Inode = tuple[int, int]
+"""Device and number."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PRIVATE = 0o700
@@ -71,9 +74,11 @@ class OwnTree:
         self.inodes = 1
         self.modes: dict[TreePath, int] = {}
         """True modes of what could not keep them on disk, for :attr:`Journal.modes`."""
-        self.copies: set[TreePath] = set()
+        self.copies: dict[TreePath, Inode] = {}
         """Names that are copies of lower inodes; one that is taken away is no longer here. (Comparing inode numbers
         would not tell: ext4 gives a freed one out again at once.)"""
+        self.stand_ins: dict[TreePath, TreePath] = {}
+        """Names that are to become hard links to these paths of the parents, and are empty files until then."""
         self._root_fd = root_fd
         self._held: OrderedDict[Directory, int] = OrderedDict()
 
@@ -108,7 +113,7 @@ class OwnTree:
         return fd
 
     def close(self) -> None:
-        """Close every descriptor but the root's, which is the caller's."""
+        """Close every descriptor but the root's, which is the caller's; what is needed again is opened again."""
         while self._held:
             os.close(self._held.popitem()[1])
 
@@ -180,7 +185,8 @@ class OwnTree:
             self.inodes -= 1
             if stat.S_ISREG(status.st_mode):
                 self.size_bytes -= status.st_size
-        if self.modes or self.copies:
+        if self.modes or self.copies or self.stand_ins:
             path = (*parent.path, name)
             self.modes.pop(path, None)
-            self.copies.discard(path)
+            self.copies.pop(path, None)
+            self.stand_ins.pop(path, None)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from imgpull.limits import Limits
 from imgpull.store.snapshots.layer import TreePath
-from imgpull.store.snapshots.merged import MergedTree
+from imgpull.unpack.assumption import Below
 from imgpull.unpack.marks import Marks
 from imgpull.unpack.owntree import Directory, OwnTree
 from imgpull.unpack.refusals import exceeded, unsafe
@@ -62,7 +62,7 @@ class Place:
 class Paths:
     """Resolves names and makes the directories they imply. Parents once found are remembered until a link changes."""
 
-    def __init__(self, tree: OwnTree, lower: MergedTree, limits: Limits, layer: str) -> None:
+    def __init__(self, tree: OwnTree, lower: Below, limits: Limits, layer: str) -> None:
         self.hidden = Marks()
         """What is known by now to be hidden in lower layers: a symbolic link there leads nowhere."""
         self.lower_links: set[TreePath] = set()

@@ -41,9 +41,8 @@ class WhiteoutOrderError(UnsafeEntryError):
 class Whiteouts:
     """Collects the markers of one layer, then turns them into its journal."""
 
-    def __init__(self, tree: OwnTree, lower: MergedTree, limits: Limits, layer: str) -> None:
+    def __init__(self, tree: OwnTree, limits: Limits, layer: str) -> None:
         self._tree = tree
-        self._lower = lower
         self._limits = limits
         self._layer = layer
         self._names: dict[TreePath, set[bytes]] = {}
@@ -81,19 +80,20 @@ class Whiteouts:
         paths.hide(directory, victim)
         return True
 
-    def resolve(self, lower_links: set[TreePath]) -> None:
-        """Find what the markers hide: :attr:`marks`. Raises WhiteoutOrderError."""
+    def resolve(self, lower: MergedTree, lower_links: set[TreePath]) -> None:
+        """Find what the markers hide in ``lower``: :attr:`marks`. Raises WhiteoutOrderError where it is one of
+        ``lower_links``, through which entries were led."""
         marks = self.marks
         while self._opaques:
             directory = self._opaques.pop()
-            where = self._lower_directory(directory)
+            where = self._lower_directory(lower, directory)
             if where is not None:
                 marks.opaque(where)
         while self._names:
             directory, names = self._names.popitem()
-            where = self._lower_directory(directory)
+            where = self._lower_directory(lower, directory)
             if where is not None:
-                hidden = {name for name in names if self._lower.lookup((*where, name)) is not None}
+                hidden = {name for name in names if lower.lookup((*where, name)) is not None}
                 if hidden:
                     marks.whiteout(where, hidden)
         for link in lower_links:
@@ -102,7 +102,7 @@ class Whiteouts:
                 message = f"layer {self._layer} hides the link {shown} after entries that lead through it: refused"
                 raise WhiteoutOrderError(message, hidden=marks, layer=self._layer)
 
-    def _lower_directory(self, parts: TreePath) -> TreePath | None:
+    def _lower_directory(self, lower: MergedTree, parts: TreePath) -> TreePath | None:
         """The directory of the parents' view that a marker's directory is, if any of it still shows."""
         path: list[bytes] = []
         own: list[Directory | None] = [self._tree.root]
@@ -122,7 +122,7 @@ class Whiteouts:
             if child is None:
                 if here is not None and self._tree.link_target(here, part) is not None:
                     return None
-                node = self._lower.lookup((*path, part))
+                node = lower.lookup((*path, part))
                 if node is not None and node.is_symlink and hops < _HOPS:
                     hops += 1
                     target = node.readlink()
@@ -136,10 +136,10 @@ class Whiteouts:
             own.append(child)
             if len(path) > self._limits.path_depth:
                 return None
-        node = self._lower.lookup(tuple(path))
+        node = lower.lookup(tuple(path))
         return tuple(path) if node is not None and node.is_directory else None
 
-    def journal(self) -> Journal:
+    def journal(self, lower: MergedTree) -> Journal:
         """What to write beside the tree; only what hides something that no other mark hides already."""
         journal = Journal(modes=self._tree.modes)
 
@@ -152,7 +152,7 @@ class Whiteouts:
                 journal.whiteout(directory, name)
 
         def opaque(path: TreePath) -> None:
-            node = self._lower.lookup(path)
+            node = lower.lookup(path)
             if node is not None and node.is_directory and self._tree.state(path) is not True:
                 journal.opaques.add(path)
 

@@ -188,7 +188,8 @@ class Chain:
                 MergedTree(self.layers) as lower,
                 Applier(root_fd, lower, privileged=privileged, limits=limits, layer=LAYER, hidden=hidden) as applier,
             ):
-                applied = applier.apply(TarReader(pieces(data), limits, LAYER))
+                applier.make(TarReader(pieces(data), limits, LAYER))
+                applied = applier.settle(lower)
         except WhiteoutOrderError as error:
             if hidden is not None:
                 raise

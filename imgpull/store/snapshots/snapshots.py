@@ -229,9 +229,16 @@ class Snapshots:
         StoreCorruptError where a parent is missing."""
         return tuple(link for link, _ in self._committed.layers(name))
 
+    def hold(self, name: str) -> Hold:
+        """Hold a committed snapshot against removal, for a ``with`` block. Raises SnapshotNotFoundError."""
+        with translated("hold the snapshot in", self._root):
+            hold = self._committed.hold(name)
+        assert hold is not None  # a shared hold waits
+        return hold
+
     def merged(self, name: str | None) -> MergedTree:
         """The merged view of a committed snapshot (of nothing, for None: what the bottom layer is applied onto), for
-        who sees to it that nobody removes it, as :meth:`view` and an active child do; close it. Raises as
+        who sees to it that nobody removes it, by :meth:`hold` or an active child; close it. Raises as
         :meth:`chain`."""
         return MergedTree([layer for _, layer in self._committed.layers(name)] if name is not None else [])
 
@@ -261,11 +268,7 @@ class Snapshots:
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _held(self, name: str | None) -> contextlib.AbstractContextManager[Hold | None]:
-        if name is None:
-            return contextlib.nullcontext()
-        hold = self._committed.hold(name)
-        assert hold is not None  # a shared hold waits
-        return hold
+        return contextlib.nullcontext() if name is None else self.hold(name)
 
     def _active(self, key: str) -> Active:
         active = self._actives.get(key)

@@ -527,7 +527,7 @@ def test_errors_of_the_source_pass_through(tmp_path: Path) -> None:
             Applier(root_fd, lower, privileged=False, limits=LIMITS, layer=LAYER) as applier,
             pytest.raises(RegistryUnavailableError, match="gone"),
         ):
-            applier.apply(TarReader(broken(), LIMITS, LAYER))
+            applier.make(TarReader(broken(), LIMITS, LAYER))
     finally:
         os.close(root_fd)
 
@@ -618,7 +618,8 @@ def test_thirty_two_thousand_entries(tmp_path: Path) -> None:
             MergedTree([]) as lower,
             Applier(root_fd, lower, privileged=os.geteuid() == 0, limits=LIMITS, layer=LAYER) as applier,
         ):
-            applied = applier.apply(TarReader(pieces(archive(*directories, *files), 1 << 18), LIMITS, LAYER))
+            applier.make(TarReader(pieces(archive(*directories, *files), 1 << 18), LIMITS, LAYER))
+            applied = applier.settle(lower)
     finally:
         os.close(root_fd)
     assert (applied.entries, applied.inodes, applied.size_bytes) == (32_320, 32_321, 32_000)

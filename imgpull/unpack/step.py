@@ -1,0 +1,219 @@
+"""One layer of one image, on its way to a committed chain.
+
+::
+
+    key ─▶ look ─▶ prepare ─▶ blob ─▶ slot ─▶ entries ─▶ (slot given back) ─▶ parent ─▶ settle ─▶ commit
+
+The order of the seed's ``unpacker.unpack``. A layer whose parent is committed when its bytes come is applied upon it;
+any other is applied without, and settled once the parent is there. Where what it had to assume turns out wrong it is
+applied again upon the parent: serial application is the definition.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from imgpull.errors import AlreadyExistsError, ContentNotFoundError, SnapshotNotFoundError
+from imgpull.events import EventSink, LayerChanged, LayerState, Woken
+from imgpull.limits import Limits
+from imgpull.locking import Cancellation, KeyedLock, Slots
+from imgpull.oci import Digest
+from imgpull.store import Store
+from imgpull.store.images import Layer
+from imgpull.store.snapshots import Active, MergedTree
+from imgpull.unpack.applier import Applied, WhiteoutOrderError
+from imgpull.unpack.decompress import Readable
+from imgpull.unpack.layer import Draft
+from imgpull.unpack.marks import Marks
+
+__all__ = ["LayerSource", "Pull", "Shop", "Step", "Waiting", "Way", "prepare"]
+
+Waiting = Callable[[], AbstractContextManager[None]]
+"""What a source of bytes enters around each wait of its own: others may work meanwhile."""
+Way = Literal["direct", "settled", "again"]
+"""Upon its committed parent · without it, then settled · without it, in vain, then upon it."""
+
+_PREPARE_TRIES = 3  # containerd core/unpack: an active snapshot "already exists", its chain does not; rare, so log it
+_log = logging.getLogger("imgpull.unpack")
+
+
+class LayerSource(Protocol):
+    """Where a layer's compressed bytes come from."""
+
+    def open(self, digest: Digest, cancel: Cancellation, waiting: Waiting) -> AbstractContextManager[Readable]:
+        """Entering waits until there are bytes to read; it and the reader wait within ``waiting()``, since a thread
+        that waits for bytes must not keep others from working. Both raise what the fetch raised, and
+        PullCancelledError once ``cancel`` has fired. Used by several threads at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """What all steps of an Unpacker share."""
+
+    store: Store
+    keys: KeyedLock
+    slots: Slots
+    snapshotter: str
+    limits: Limits
+    ways: Counter[Way] = field(default_factory=Counter)
+    # Guards ways.
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def key(self, chain_id: Digest) -> str:
+        return f"sn://{self.snapshotter}/{chain_id}"
+
+    def count(self, way: Way) -> None:
+        with self.lock:
+            self.ways[way] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """What all steps of one image share."""
+
+    source: LayerSource
+    stop: Cancellation
+    """Fires when the pull is cancelled, and when one of its layers has failed."""
+    say: EventSink
+
+
+class Step:
+    """Makes one chain. :meth:`run` is called once, by a thread that keeps the chain's key meanwhile."""
+
+    def __init__(
+        self, shop: Shop, pull: Pull, layer: Layer, parent: Digest | None, below: Step | None, labels: Mapping[str, str]
+    ) -> None:
+        self._shop = shop
+        self._pull = pull
+        self._layer = layer
+        self._parent = parent
+        self._below = below  # None: the parent is committed, or there is none
+        self._labels = labels
+        self.committed = False
+        self.over = threading.Event()
+        """Set when the chain is committed, and when the pull stops."""
+        self.kept = ExitStack()
+        """Holds the chain, once committed, until the layer above rests on it."""
+
+    def run(self) -> None:
+        """Make the chain, or find it made. Raises what went wrong; nothing active is left behind."""
+        say, stop, key = self._pull.say, self._pull.stop, self._shop.key(self._layer.chain_id)
+        self._told("waiting")
+        with self._shop.keys.hold(key, cancel=stop) as held:
+            if held.waited:
+                say(Woken(key, found_held=False, slept_seconds=0.0))
+            state = self._make()
+            self.kept.enter_context(self._shop.store.snapshots.hold(self._layer.chain_id))
+            self._told(state)
+        self.committed = True
+        self.over.set()
+        if self._below is not None and self._below.committed:
+            self._below.kept.close()
+
+    def _told(self, state: LayerState) -> None:
+        self._pull.say(LayerChanged(self._layer.digest, self._layer.chain_id, state))
+
+    def _make(self) -> LayerState:
+        hidden: Marks | None = None
+        failed = False
+        while (active := prepare(self._shop.store, self._layer.chain_id, self._labels)) is not None:
+            try:
+                way = self._apply(active, hidden)
+            except BaseException as error:
+                self._remove(active)
+                if not isinstance(error, WhiteoutOrderError) or hidden is not None:
+                    raise
+                hidden = error.hidden  # a whiteout came after what it changes: once more, knowing of it
+                continue
+            if way is not None:
+                self._shop.count("again" if failed else way)
+                return "applied"
+            self._remove(active)
+            failed = True
+            _log.debug("layer %s leads through links of its parents: applied again", self._layer.digest)
+        return "exists"
+
+    def _remove(self, active: Active) -> None:
+        with suppress(SnapshotNotFoundError):  # what failed may have come after the commit
+            self._shop.store.snapshots.remove(active.key)
+
+    def _apply(self, active: Active, hidden: Marks | None) -> Way | None:
+        """Apply and commit; None where what was assumed of the parents is not true."""
+        with ExitStack() as closing:
+            lower, draft = self._fill(active, hidden, closing)
+            way: Way = "direct"
+            if lower is None:
+                way = "settled"
+                self._await_parent()
+                lower = closing.enter_context(self._shop.store.snapshots.merged(self._parent))
+                if not draft.holds(lower):
+                    return None
+            self._commit(active, draft.settle(lower))
+        return way
+
+    def _fill(self, active: Active, hidden: Marks | None, closing: ExitStack) -> tuple[MergedTree | None, Draft]:
+        """Apply the entries, in a slot; upon the parents' view where they are committed by now."""
+        pull, layer = self._pull, self._layer
+        slot = self._shop.slots.take(pull.stop)
+        with pull.source.open(layer.digest, pull.stop, slot.lent) as readable, slot:
+            self._told("unpacking")
+            lower: MergedTree | None = None
+            if self._below is None or self._below.committed:
+                lower = closing.enter_context(self._shop.store.snapshots.merged(self._parent))
+            draft = closing.enter_context(Draft(layer, active, lower, self._shop.limits, hidden))
+            draft.fill(readable, pull.stop)
+        return lower, draft
+
+    def _await_parent(self) -> None:
+        assert self._below is not None
+        self._below.over.wait()
+        self._pull.stop.raise_if_cancelled()
+
+    def _commit(self, active: Active, applied: Applied) -> None:
+        layer, store = self._layer, self._shop.store
+        try:
+            store.snapshots.commit(
+                layer.chain_id,
+                active.key,
+                journal=applied.journal,
+                diff_id=layer.diff_id,
+                size_bytes=applied.size_bytes,
+                inodes=applied.inodes,
+                labels=self._labels,
+                parent=self._parent,
+            )
+        except AlreadyExistsError:
+            # Another pull applied the same layer meanwhile (no suppression, or another process): wasted, not wrong.
+            _log.debug("chain %s was committed by somebody else", layer.chain_id)
+            store.snapshots.remove(active.key)
+        # Only ever what this process has verified; a claim of the config alone is worth nothing here.
+        try:
+            store.content.record_diff_id(layer.digest, layer.diff_id)
+        except ContentNotFoundError:
+            _log.debug("blob %s went while its layer was applied", layer.digest)
+
+
+def prepare(store: Store, chain_id: Digest, labels: Mapping[str, str]) -> Active | None:
+    """An active snapshot to apply a layer to, or None when its chain is provided already.
+
+    Without a parent, which is given at the commit: a layer's own directory inherits nothing, whether its parent is
+    known or not, and what the layer does not say of the root is settled like any other implied directory.
+    """
+    for attempt in range(1, _PREPARE_TRIES + 1):
+        key = f"apply-{secrets.token_hex(8)} {chain_id}"
+        try:
+            return store.snapshots.prepare(key, target=chain_id, labels=labels)
+        except AlreadyExistsError:
+            if chain_id in store.snapshots:
+                return None
+            if attempt == _PREPARE_TRIES:
+                raise
+            _log.debug("active snapshot %s exists, but chain %s does not: trying again", key, chain_id)
+    raise AssertionError("unreachable")
