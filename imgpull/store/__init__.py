@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from imgpull.store.content import ContentStore, Info, Status, Writer
 from imgpull.store.images import Image, Images, Layer
-from imgpull.store.store import Store, default_root
+from imgpull.store.store import Parts, Store, default_root
 
 __all__ = [
     "ContentStore",
@@ -26,6 +26,7 @@ __all__ = [
     "Images",
     "Info",
     "Layer",
+    "Parts",
     "Status",
     "Store",
     "Writer",

@@ -18,7 +18,7 @@ from imgpull.events import EventSink, LayerChanged, LayerState, Woken
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation, KeyedLock, Slots
 from imgpull.oci import EMPTY_CHAIN_ID, Descriptor, Digest
-from imgpull.store import Store
+from imgpull.store import Parts, Store
 from imgpull.store.images import Layer
 from imgpull.store.snapshots import Active, Journal, inherited_labels
 from imgpull.unpack.applier import WhiteoutOrderError
@@ -42,7 +42,7 @@ class LayerSource(Protocol):
 class Unpacker:
     """Applies layers under one snapshotter's name. One per Puller; :meth:`unpack` runs on each image's own thread."""
 
-    def __init__(self, store: Store, keys: KeyedLock, slots: Slots, snapshotter: str, limits: Limits) -> None:
+    def __init__(self, store: Store | Parts, keys: KeyedLock, slots: Slots, snapshotter: str, limits: Limits) -> None:
         self._store = store
         self._snapshots = store.snapshots
         self._keys = keys
