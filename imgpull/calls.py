@@ -23,7 +23,7 @@ class Call:
     that has ended takes no further seat.
     """
 
-    def __init__(self, progress: EventSink | None, cancel: Cancellation | None) -> None:
+    def __init__(self, progress: EventSink | None) -> None:
         self.future: Future[Image] = Future()
         self.say: EventSink = progress or discard
         self._lock = threading.Lock()  # guards _seat, _boardings and _ended
@@ -32,8 +32,15 @@ class Call:
         self._ended = False
         self._forget: Callable[[], None] | None = None
         self.future.add_done_callback(self._future_done)
-        if cancel is not None:
-            self._forget = cancel.add_callback(self._cancelled)
+
+    def listen(self, cancel: Cancellation) -> None:
+        """End with PullCancelledError when ``cancel`` fires."""
+        forget = cancel.add_callback(self._aside)
+        with self._lock:
+            self._forget = forget
+            ended = self._ended
+        if ended:
+            forget()
 
     def sit(self, board: Callable[[], Seat[Any]]) -> None:
         """Takes the seat that ``board`` gives, unless the call has ended or moved on while it boarded.
@@ -46,17 +53,27 @@ class Call:
             self._boardings += 1
             boarding = self._boardings
         seat = board()
-        with self._lock:
-            if not self._ended and boarding == self._boardings:
-                self._seat = seat
-                return
-        seat.leave()
+        try:
+            with self._lock:
+                if not self._ended and boarding == self._boardings:
+                    self._seat = seat
+        finally:  # the thread may be interrupted
+            if self._seat is not seat:
+                seat.leave()
 
     def finish(self, image: Image) -> None:
         self._settle(lambda: self.future.set_result(image))
 
     def fail(self, error: BaseException) -> None:
         self._settle(lambda: self.future.set_exception(error))
+
+    def fail_after(self, timeout_seconds: float, error: BaseException) -> None:
+        """End with ``error`` unless it has ended by then."""
+        timer = threading.Timer(timeout_seconds, self.fail, (error,))
+        timer.name, timer.daemon = "imgpull-timeout", True
+        self.future.add_done_callback(lambda _: timer.cancel())
+        with self.failing():  # no thread to be had: better no call than one without an end
+            timer.start()
 
     def leave(self) -> bool:
         """The caller goes; the flight goes on while another caller is on board. False where the call has ended."""
@@ -74,6 +91,14 @@ class Call:
         except Exception as error:
             self.fail(error)
 
+    def _aside(self) -> None:
+        """The callback on cancel. A signal handler may be running it, in a thread that holds any of the locks on the
+        way from here to the flight, or is on its way to sleep in the future's: so another thread goes that way."""
+        try:
+            threading.Thread(target=self._cancelled, name="imgpull-cancel", daemon=True).start()
+        except RuntimeError:  # no thread to be had; a cancel must not be lost
+            self._cancelled()
+
     def _cancelled(self) -> None:
         self.fail(PullCancelledError("cancelled by the caller"))
 
@@ -86,10 +111,10 @@ class Call:
     def _future_done(self, _: Future[Image]) -> None:
         with self._lock:
             self._ended = True
-            seat, self._seat = self._seat, None
+            seat, self._seat, forget = self._seat, None, self._forget
         if self.future.cancelled():
             self.future.set_running_or_notify_cancel()  # concurrent.futures.wait() would not see it otherwise
         if seat is not None:
             seat.leave()  # without effect where the flight itself ended the call
-        if self._forget is not None:
-            self._forget()
+        if forget is not None:
+            forget()

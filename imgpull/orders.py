@@ -13,7 +13,7 @@ from imgpull.reference import Reference
 from imgpull.store.images import Content, Image
 
 if TYPE_CHECKING:
-    from imgpull.store import Store
+    from imgpull.store import Parts
 
 __all__ = ["Order", "Policy", "as_content", "as_order", "as_reference", "cpus", "find", "is_complete", "offline"]
 
@@ -76,7 +76,7 @@ def cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def find(store: Store, order: Order) -> Image | None:
+def find(store: Parts, order: Order) -> Image | None:
     """The record that answers ``order``, complete or not; of several platforms that run here the best."""
     for platform in order.platform.accepted():
         try:
@@ -86,7 +86,7 @@ def find(store: Store, order: Order) -> Image | None:
     return None
 
 
-def is_complete(store: Store, image: Image, order: Order) -> bool:
+def is_complete(store: Parts, image: Image, order: Order) -> bool:
     """Whether everything that ``order`` promises is in the store."""
     if order.unpack and image.chain_id not in store.snapshots:
         return False

@@ -7,10 +7,10 @@ the image's own thread and belongs to nobody; callers wait on futures and hold n
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -20,35 +20,27 @@ from imgpull.errors import PullCancelledError, PullTimeoutError, RegistryError
 from imgpull.events import EventSink, Resolved
 from imgpull.fetch import Fetcher, Fetches
 from imgpull.limits import Limits
-from imgpull.locking import Cancellation, Flight, Flights, KeyedLock, Landed, Seat, Slots, fly_alone
+from imgpull.locking import Cancellation, Flight, Flights, KeyedLock, Landed, Slots
 from imgpull.oci import EMPTY_CHAIN_ID, Platform
 from imgpull.orders import Order, Policy, as_content, as_order, as_reference, cpus, find, is_complete, offline
 from imgpull.reference import Reference
 from imgpull.registry import Resolution, connect
 from imgpull.stages import Documents, Layers, blobs_to_fetch, pair_layers
 from imgpull.store.images import Content, Image
+from imgpull.traffic import Traffic
 from imgpull.unpack import Unpacker
 
 if TYPE_CHECKING:
     from imgpull.registry import Credentials, Hosts
     from imgpull.store import Store
 
-__all__ = ["Puller", "Traffic"]
+__all__ = ["Puller"]
 
 T = TypeVar("T")
 
 _FETCHES = 6
 """Forty small layers gain up to six side by side, large ones nothing past three (docs/decisions/threads.md)."""
 _log = logging.getLogger("imgpull.puller")
-
-
-class Traffic:
-    """The live flights of one store in this process, whoever made the Puller."""
-
-    def __init__(self) -> None:
-        self.resolutions: Flights[Resolution] = Flights()
-        self.pulls: Flights[Image] = Flights()
-        self.blobs: Flights[None] = Flights()
 
 
 class Puller:
@@ -60,7 +52,8 @@ class Puller:
     ``content``: ``"full"`` keeps every blob of an image, ``"lazy"`` does not fetch a layer whose chain is unpacked.
     ``plain_http``: registries (``host[:port]``) spoken to without TLS, beside those on loopback.
 
-    Closing it (or leaving its ``with`` block) waits for its pulls; leaving by an exception cancels them first.
+    Closing it (or leaving its ``with`` block) waits for its calls, not for work that goes on for another Puller's;
+    leaving by an exception cancels them first. It belongs to the process that made it, not to one forked from it.
     """
 
     def __init__(
@@ -77,20 +70,23 @@ class Puller:
         credentials: Credentials | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self._store = store
+        self._process = os.getpid()
+        self._handle = store
+        self._store = store.parts  # not the handle, which may be closed while others are on board of our flights
         self._content = as_content(content)
         self._snapshotter = snapshotter
         self._limits = limits or Limits()
         self._keys = keyed_lock if keyed_lock is not None else store.keyed_lock
-        self._traffic = self._shared_traffic(keyed_lock)
+        self._shares = keyed_lock is None
+        own = Traffic(joining=self._keys.exclusive)
+        self._traffic = store.process_wide(Traffic, "traffic") if self._shares else own
         self._max_concurrent_fetches = max_concurrent_fetches
         self._registry = connect(tuple(plain_http), hosts, credentials, self._limits)
         slots = Slots(max_concurrent_unpacks or cpus())
-        self._unpacker = Unpacker(store, self._keys, slots, snapshotter, self._limits)
+        self._unpacker = Unpacker(self._store, self._keys, slots, snapshotter, self._limits)
         self._fetcher = self._make_fetcher()
-        self._lock = threading.Lock()  # guards _calls, _threads and _closed
+        self._lock = threading.Lock()  # guards _closed, and that nothing is added to _calls once it is set
         self._calls: set[Call] = set()
-        self._threads: set[threading.Thread] = set()
         self._closed = False
 
     # -- what a user calls ---------------------------------------------------------------------------------------
@@ -113,9 +109,10 @@ class Puller:
         when the registry can't be asked. ``timeout_seconds`` bounds this call: PullTimeoutError, while the work goes
         on for others. ``cancel``: PullCancelledError. ``progress`` is called with each :class:`imgpull.Event`.
         """
-        call = self._begin(ref, platform, policy, unpack, cancel, progress)
+        call, order = Call(progress), self._order(ref, platform, policy, unpack)
         try:
-            return call.future.result(timeout_seconds)
+            self._begin(call, order, cancel)
+            return call.future.result(None if timeout_seconds is None else at_most(timeout_seconds))
         except TimeoutError:
             if not call.leave():
                 return call.future.result()
@@ -136,12 +133,14 @@ class Puller:
         progress: EventSink | None = None,
     ) -> Future[Image]:
         """:meth:`pull` without waiting: a future, whose ``cancel()`` leaves the pull. Raises only for bad arguments."""
-        call = self._begin(ref, platform, policy, unpack, cancel, progress)
-        if timeout_seconds is not None:
-            timer = threading.Timer(timeout_seconds, call.fail, (timed_out(ref, timeout_seconds),))
-            timer.daemon = True
-            call.future.add_done_callback(lambda _: timer.cancel())
-            timer.start()
+        call, order = Call(progress), self._order(ref, platform, policy, unpack)
+        try:
+            self._begin(call, order, cancel)
+            if timeout_seconds is not None:
+                call.fail_after(at_most(timeout_seconds), timed_out(ref, timeout_seconds))
+        except BaseException:
+            call.leave()
+            raise
         return call.future
 
     def resolve(self, ref: str | Reference, *, cancel: Cancellation | None = None) -> Resolution:
@@ -149,18 +148,15 @@ class Puller:
         return self._registry.resolve(as_reference(ref), cancel)
 
     def close(self) -> None:
-        """Waits for what this Puller has begun. A second call does nothing."""
+        """Waits for the calls of this Puller to end. A second call does nothing, nor does one in a forked child."""
+        if os.getpid() != self._process:
+            return
         with self._lock:
             self._closed = True
-            calls, threads = tuple(self._calls), tuple(self._threads)
-        for call in calls:
+        for call in tuple(self._calls):
             call.wait()
-        while threads:
-            for thread in threads:
-                thread.join()
-            with self._lock:
-                threads = tuple(self._threads)
-        self._fetcher.close()
+        if not self._shares:
+            self._traffic.close()
         self._registry.close()
 
     def __enter__(self) -> Self:
@@ -168,33 +164,29 @@ class Puller:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is not None:
-            with self._lock:
-                calls = tuple(self._calls)
-            for call in calls:
+            for call in tuple(self._calls):
                 call.fail(PullCancelledError("cancelled: its Puller was left by an error"))
         self.close()
 
     # -- from a call to a flight ---------------------------------------------------------------------------------
 
-    def _begin(
-        self,
-        ref: str | Reference,
-        platform: str | Platform | None,
-        policy: Policy,
-        unpack: bool,
-        cancel: Cancellation | None,
-        progress: EventSink | None,
-    ) -> Call:
-        order = as_order(ref, platform, policy, unpack, self._content, self._snapshotter)
-        call = Call(progress, cancel)
+    def _order(self, ref: str | Reference, platform: str | Platform | None, policy: str, unpack: bool) -> Order:
+        return as_order(ref, platform, policy, unpack, self._content, self._snapshotter)
+
+    def _begin(self, call: Call, order: Order, cancel: Cancellation | None) -> None:
+        """Whatever it raises, Ctrl-C included: the caller gives the call up then."""
+        if os.getpid() != self._process:  # its threads stayed in the parent, and its locks as they were there
+            raise RuntimeError("this Puller was made before the process forked: make another one in the child")
+        self._handle.parts  # noqa: B018 -- raises StoreError for a store that was closed
         with self._lock:
             if self._closed:
                 raise RuntimeError("this Puller is closed")
             self._calls.add(call)
         call.future.add_done_callback(lambda _: self._calls.discard(call))
+        if cancel is not None:
+            call.listen(cancel)
         with call.failing():
             self._start(call, order)
-        return call
 
     def _start(self, call: Call, order: Order) -> None:
         """Answers from the store where the policy lets us, else boards a resolution or, with a digest, the pull."""
@@ -231,9 +223,8 @@ class Puller:
                 elif error is not None:
                     self._unresolved(call, order, error)
 
-        flights = self._traffic.resolutions if self._traffic else None
         key = (self._registry, order.reference)
-        self._board(call, flights, key, work, landed, f"imgpull-resolve {order.reference.familiar}")
+        self._board(call, self._traffic.resolutions, key, work, landed, f"imgpull-resolve {order.reference.familiar}")
 
     def _unresolved(self, call: Call, order: Order, error: BaseException) -> None:
         """The end of the call, unless its policy makes do with what is here."""
@@ -256,55 +247,30 @@ class Puller:
                 elif error is not None:
                     call.fail(error)
 
-        flights = self._traffic.pulls if self._traffic else None
         key = (self._registry, order.reference.name, order.flight_key(resolution.digest))
-        self._board(call, flights, key, work, landed, f"imgpull-unpack {order.reference.familiar}")
+        self._board(call, self._traffic.pulls, key, work, landed, f"imgpull-unpack {order.reference.familiar}")
 
     def _board(
         self,
         call: Call,
-        flights: Flights[T] | None,
+        flights: Flights[T],
         key: Hashable,
         work: Callable[[Flight[T]], T],
         landed: Landed[T],
         name: str,
     ) -> None:
         def launch(run: Callable[[], None]) -> None:
-            self._launch(run, name)
+            self._traffic.crew.start(run, name)
 
-        def board() -> Seat[T]:
-            if flights is None:
-                return fly_alone(work, launch, landed, call.say)
-            return flights.board(key, work, launch, landed, call.say)
-
-        call.sit(board)
-
-    def _launch(self, run: Callable[[], None], name: str) -> None:
-        def main() -> None:
-            try:
-                run()
-            finally:
-                with self._lock:
-                    self._threads.discard(thread)
-
-        # A daemon: an interpreter that exits must not wait for a pull nobody waits for; its partials stay.
-        thread = threading.Thread(target=main, name=name, daemon=True)
-        with self._lock:
-            self._threads.add(thread)
-        try:
-            thread.start()
-        except BaseException:
-            with self._lock:
-                self._threads.discard(thread)
-            raise
+        call.sit(lambda: flights.board(key, work, launch, landed, call.say))
 
     # -- the pull ------------------------------------------------------------------------------------------------
 
     def _fly(self, flight: Flight[Image], order: Order, resolution: Resolution) -> Image:
         """One pull, from a digest to an image record; runs on the image's own thread and holds no key of its own."""
         cancel, say, store = flight.cancel, flight.audience, self._store
-        with self._fetching() as fetcher, Fetches(say) as fetches:
-            documents = Documents(store, fetcher, order.reference, self._limits, cancel, say, order.offline)
+        with Fetches(say) as fetches:
+            documents = Documents(store, self._fetching(), order.reference, self._limits, cancel, say, order.offline)
             manifest = documents.manifest(resolution.digest, resolution.raw, order.platform)
             config = documents.config(manifest, order.platform)
             layers = pair_layers(manifest, config)
@@ -330,23 +296,13 @@ class Puller:
             store.images.put(image)
             return image
 
-    @contextmanager
-    def _fetching(self) -> Iterator[Fetcher]:
+    def _fetching(self) -> Fetcher:
         """This Puller's fetcher; without suppression one for this pull alone, as containerd had a limiter per pull."""
-        if self._traffic is not None:
-            yield self._fetcher
-        else:
-            with self._make_fetcher() as fetcher:
-                yield fetcher
+        return self._fetcher if self._traffic.joining else self._make_fetcher()
 
     def _make_fetcher(self) -> Fetcher:
-        blobs = self._traffic.blobs if self._traffic else None
-        return Fetcher(self._store.content, self._registry, self._keys, blobs, self._max_concurrent_fetches)
-
-    def _shared_traffic(self, keyed_lock: KeyedLock | None) -> Traffic | None:
-        if keyed_lock is None:
-            return self._store.process_wide(Traffic, "traffic")
-        return Traffic() if keyed_lock.exclusive else None
+        traffic, fetches = self._traffic, self._max_concurrent_fetches
+        return Fetcher(self._store.content, self._registry, self._keys, traffic.blobs, traffic.crew, fetches)
 
     def _named(self, image: Image, reference: Reference) -> Image:
         """The image under the caller's own reference; one of another name joined the same flight by its digest."""
@@ -359,3 +315,8 @@ class Puller:
 
 def timed_out(ref: str | Reference, timeout_seconds: float | None) -> PullTimeoutError:
     return PullTimeoutError(f"{ref} was not pulled within {timeout_seconds} s: pull again to go on")
+
+
+def at_most(timeout_seconds: float) -> float:
+    """What a wait can take: more is an OverflowError there."""
+    return min(timeout_seconds, threading.TIMEOUT_MAX)

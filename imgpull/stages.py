@@ -30,7 +30,7 @@ from imgpull.store.images import Content, Layer
 from imgpull.unpack import Waiting
 
 if TYPE_CHECKING:
-    from imgpull.store import Store
+    from imgpull.store import Parts
 
 __all__ = ["Documents", "Layers", "blobs_to_fetch", "pair_layers"]
 
@@ -39,7 +39,7 @@ __all__ = ["Documents", "Layers", "blobs_to_fetch", "pair_layers"]
 class Documents:
     """Reads manifests and config of one image, from the store where they are here, else through the fetcher."""
 
-    store: Store
+    store: Parts
     fetcher: Fetcher
     reference: Reference
     limits: Limits
@@ -145,7 +145,7 @@ def pair_layers(manifest: Manifest, config: ImageConfig) -> tuple[Layer, ...]:
 
 
 def blobs_to_fetch(
-    content: Content, store: Store, manifest: Manifest, layers: Sequence[Layer], unpack: bool, say: EventSink
+    content: Content, store: Parts, manifest: Manifest, layers: Sequence[Layer], unpack: bool, say: EventSink
 ) -> list[Descriptor]:
     """The layers to ask the registry for, each digest once, bottom first; of the others it is said why not."""
     first_needed = _FIRST_NEEDED[content](store, layers) if unpack else 0
@@ -161,7 +161,7 @@ def blobs_to_fetch(
     return missing
 
 
-def _first_without_snapshot(store: Store, layers: Sequence[Layer]) -> int:
+def _first_without_snapshot(store: Parts, layers: Sequence[Layer]) -> int:
     """A snapshot keeps its parents, so the topmost one that is here answers for all below it."""
     for height in range(len(layers), 0, -1):
         if layers[height - 1].chain_id in store.snapshots:
@@ -169,7 +169,7 @@ def _first_without_snapshot(store: Store, layers: Sequence[Layer]) -> int:
     return 0
 
 
-_FIRST_NEEDED: Mapping[Content, Callable[[Store, Sequence[Layer]], int]] = {
+_FIRST_NEEDED: Mapping[Content, Callable[[Parts, Sequence[Layer]], int]] = {
     "full": lambda _store, _layers: 0,
     "lazy": _first_without_snapshot,
 }

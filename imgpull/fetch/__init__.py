@@ -3,5 +3,6 @@
 from imgpull.fetch.backoff import open_writer
 from imgpull.fetch.fetcher import Fetcher
 from imgpull.fetch.fetches import Boarding, Fetches
+from imgpull.fetch.workers import Crew, Workers
 
-__all__ = ["Boarding", "Fetcher", "Fetches", "open_writer"]
+__all__ = ["Boarding", "Crew", "Fetcher", "Fetches", "Workers", "open_writer"]

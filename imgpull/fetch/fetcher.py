@@ -9,9 +9,8 @@ that an earlier attempt left, after its prefix was digested again.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from imgpull.errors import (
     AlreadyExistsError,
@@ -20,13 +19,12 @@ from imgpull.errors import (
 )
 from imgpull.events import BlobAdvanced, BlobChanged, BlobRequested, BlobState, EventSink, Woken
 from imgpull.fetch.backoff import open_writer
-from imgpull.locking import Cancellation, Flight, Flights, KeyedLock, Landed, Seat, Slots, fly_alone
+from imgpull.fetch.workers import Crew, Workers
+from imgpull.locking import Cancellation, Flight, Flights, KeyedLock, Landed, Seat, Slots
 from imgpull.oci import Descriptor, Digest
 from imgpull.reference import Reference
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
     from imgpull.registry import Registry
     from imgpull.store.content import ContentStore, Writer
 
@@ -43,26 +41,26 @@ Arrive = Callable[[Cancellation, EventSink], None]
 
 
 class Fetcher:
-    """A pool of workers that fetch. Close it (or use ``with``): it waits for the transfers that still run."""
+    """Workers that fetch, on a crew that outlives them: a transfer may have become another pull's."""
 
     def __init__(
         self,
         content: ContentStore,
         registry: Registry,
         keys: KeyedLock,
-        flights: Flights[None] | None,
+        flights: Flights[None],
+        crew: Crew,
         max_concurrent_fetches: int,
     ) -> None:
-        """``flights``: where transfers are joined. None fetches each blob for each pull by itself; its workers then
-        wait for a ref inside their slots, as they did before containerd's change."""
+        """``flights``: where transfers are joined, or not; where not, workers wait for a ref inside their slots, as
+        they did before containerd's change."""
         self._content = content
         self._registry = registry
         self._keys = keys
         self._flights = flights
         self._slots = Slots(max_concurrent_fetches)
-        self._threads = max_concurrent_fetches * (_WAITERS_PER_SLOT if flights is not None else 1)
-        self._lock = threading.Lock()  # guards _pool, made by the first transfer
-        self._pool: ThreadPoolExecutor | None = None
+        threads = max_concurrent_fetches * (_WAITERS_PER_SLOT if flights.joining else 1)
+        self._workers = Workers(crew, threads, "imgpull-fetch")
 
     def blob(self, reference: Reference, descriptor: Descriptor, landed: Landed[None], sink: EventSink) -> Seat[None]:
         """Starts, or joins, the transfer of one blob."""
@@ -104,34 +102,14 @@ class Fetcher:
         except AlreadyExistsError:
             _log.debug("manifest %s was stored by somebody else", digest)
 
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _board(
         self, reference: Reference, descriptor: Descriptor, arrive: Arrive, landed: Landed[None], sink: EventSink
     ) -> Seat[None]:
         def work(flight: Flight[None]) -> None:
             self._once(descriptor, arrive, flight.cancel, flight.audience)
 
-        if self._flights is None:
-            return fly_alone(work, self._launch, landed, sink)
         key = (reference.name, descriptor.digest, descriptor.size_bytes)  # whoever names it wrongly fails alone
-        return self._flights.board(key, work, self._launch, landed, sink)
-
-    def _launch(self, run: Callable[[], None]) -> None:
-        with self._lock:
-            if self._pool is None:
-                from concurrent.futures import ThreadPoolExecutor
-
-                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="imgpull-fetch")
-        self._pool.submit(run)
+        return self._flights.board(key, work, self._workers.submit, landed, sink)
 
     def _once(self, descriptor: Descriptor, arrive: Arrive, cancel: Cancellation, say: EventSink) -> None:
         def told(state: BlobState) -> None:

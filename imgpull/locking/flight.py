@@ -6,8 +6,9 @@ A **flight** is one run of some work under a key. Callers *board* it, which cost
 
 - a result goes to everybody on board;
 - a **permanent** error goes to everybody on board, each with an exception object of its own, and is never remembered;
-- a **transient** error (:attr:`ImgpullError.transient`) goes to the caller who led; the next one leads another attempt
-  with its own work, which starts from what the last attempt left behind.
+- a **transient** error (:attr:`ImgpullError.transient`) goes to the caller who led, if still on board; the next one
+  leads another attempt with its own work, which starts from what the last attempt left behind. An interrupt in the
+  work (KeyboardInterrupt, SystemExit) counts as one, and is told as PullCancelledError: it was meant for nobody here.
 
 A flight that has *departed* takes no more passengers: those who come later board the next one, which starts when this
 one has landed. That is how a call that must be fresh joins only what was resolved after it began.
@@ -20,11 +21,11 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from imgpull.errors import ImgpullError
+from imgpull.errors import ImgpullError, PullCancelledError
 from imgpull.events import Event, EventSink, discard
 from imgpull.locking.cancellation import Cancellation
 
-__all__ = ["Audience", "Flight", "Flights", "Landed", "Launch", "Seat", "fly_alone"]
+__all__ = ["Audience", "Flight", "Flights", "Landed", "Launch", "Seat"]
 
 T = TypeVar("T")
 Landed = Callable[[T | None, BaseException | None], None]
@@ -68,7 +69,7 @@ class Audience:
         for sink in self.leaves().values():
             try:
                 sink(event)
-            except Exception:
+            except BaseException:  # SystemExit, too: a sink runs on others' time
                 _log.info("an event sink failed on %r", event, exc_info=True)
 
 
@@ -78,12 +79,12 @@ class Seat(Generic[T]):
     __slots__ = ("_landed", "flight", "joined", "sink", "work")
 
     def __init__(
-        self, flight: Flight[T], work: Callable[[Flight[T]], T], sink: EventSink, landed: Landed[T], joined: bool
+        self, flight: Flight[T], work: Callable[[Flight[T]], T], sink: EventSink, landed: Landed[T]
     ) -> None:
         self.flight = flight
         self.work = work
         self.sink = sink
-        self.joined = joined
+        self.joined = False
         """Whether somebody else was on board before."""
         self._landed: Landed[T] | None = landed
 
@@ -97,24 +98,26 @@ class Seat(Generic[T]):
             return
         try:
             landed(result, error)
-        except Exception:
-            # One caller's callback must not keep the others from their result.
+        except BaseException:
+            # One caller's callback, whatever it raises, must not keep the others from their result.
             _log.info("a caller failed to take its result", exc_info=True)
 
 
 class Flight(Generic[T]):
     """One run of the work under ``key``. Made by :meth:`Flights.board` only."""
 
-    def __init__(self, key: Hashable, flights: Flights[T]) -> None:
+    def __init__(self, key: Hashable, flights: Flights[T], launch: Launch) -> None:
         self.key = key
         self.cancel = Cancellation()
         """Fires when the last caller has left; the work must look at it."""
         self.audience = Audience()
         """Takes the flight's events to everyone on board."""
         self._flights = flights
+        self._launch = launch
         # All guarded by the table's lock.
         self._seats: list[Seat[T]] = []
-        self._next: tuple[Flight[T], Launch] | None = None
+        self._next: Flight[T] | None = None
+        self._claimed = False
         self._departed = False
         self._deserted = False
 
@@ -122,6 +125,12 @@ class Flight(Generic[T]):
         """From here on nobody else may board: what is learnt next is not fresh for those who come later."""
         with self._flights._lock:
             self._departed = True
+
+    def _board(self, seat: Seat[T]) -> None:
+        """Take a seat (lock held). It knows its flight first, so that whoever is interrupted here can leave."""
+        seat.flight = self
+        seat.joined = bool(self._seats)
+        self._seats.append(seat)
 
     def _leave(self, seat: Seat[T]) -> None:
         with self._flights._lock:
@@ -133,33 +142,54 @@ class Flight(Generic[T]):
         if deserted:
             self.cancel.cancel()
 
+    def _start(self) -> None:
+        try:
+            self._launch(self._run)
+        except Exception as error:  # no thread to be had: whoever boarded meanwhile must not wait for ever
+            if self._claim():
+                self._land(None, error)
+                self._flights._retire(self)
+
+    def _claim(self) -> bool:
+        """Whether the caller is the one who flies: after an interrupted launch a second one may follow."""
+        with self._flights._lock:
+            claimed, self._claimed = self._claimed, True
+            return not claimed
+
     def _run(self) -> None:
         """Fly until landed; each turn of the loop is one attempt, led by the caller who boarded first."""
-        while (work := self._leader()) is not None:
+        if not self._claim():
+            return
+        while (leader := self._leader()) is not None:
             try:
-                result = work(self)
+                result = leader.work(self)
             except BaseException as error:
-                self._failed(error)
+                self._failed(leader, error)
             else:
                 self._land(result, None)
         self._flights._retire(self)
 
-    def _leader(self) -> Callable[[Flight[T]], T] | None:
+    def _leader(self) -> Seat[T] | None:
         with self._flights._lock:
             if self._seats and not self._deserted:
-                return self._seats[0].work
+                return self._seats[0]
             self._flights._drop(self)  # in the same breath: a caller who boards now would never be told
             return None
 
-    def _failed(self, error: BaseException) -> None:
-        if not (isinstance(error, ImgpullError) and error.transient):
+    def _failed(self, leader: Seat[T], error: BaseException) -> None:
+        if not isinstance(error, Exception):
+            error, cause = PullCancelledError(f"the pull was interrupted by {type(error).__name__}"), error
+            error.__cause__ = cause
+        elif not (isinstance(error, ImgpullError) and error.transient):
             self._land(None, error)
             return
         with self._flights._lock:
-            seat = self._seats.pop(0) if self._seats else None
-        if seat is not None:
-            self.audience.remove(seat.sink)
-            seat._deliver(None, error)
+            on_board = leader in self._seats
+            if on_board:
+                self._seats.remove(leader)
+        if on_board:
+            self.audience.remove(leader.sink)
+            leader._deliver(None, error)
 
     def _land(self, result: T | None, error: BaseException | None) -> None:
         with self._flights._lock:
@@ -170,9 +200,10 @@ class Flight(Generic[T]):
 
 
 class Flights(Generic[T]):
-    """The live flights by key."""
+    """The live flights by key. With ``joining=False`` each call has a flight of its own: no suppression."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, joining: bool = True) -> None:
+        self.joining = joining
         self._lock = threading.Lock()  # guards _live and every flight's seats
         self._live: dict[Hashable, Flight[T]] = {}
 
@@ -189,38 +220,58 @@ class Flights(Generic[T]):
     ) -> Seat[T]:
         """A place on the live flight of ``key``, or on a new one, which ``launch`` then starts.
 
-        ``landed`` is called exactly once, on the flight's thread, unless the seat is left before.
+        ``landed`` is called exactly once, on the flight's thread, unless the seat is left before. An interrupt (Ctrl-C
+        at any instruction) leaves the seat, and strands nobody who boarded in the meantime.
         """
-        with self._lock:
-            flight = self._live.get(key)
-            start = False
-            if flight is None or flight._deserted:
-                flight = self._live[key] = Flight(key, self)
-                start = True
-            elif flight._departed:
-                if flight._next is None or flight._next[0]._deserted:
-                    flight._next = (Flight(key, self), launch)
-                flight = flight._next[0]
-            seat = Seat(flight, work, sink, landed, joined=bool(flight._seats))
-            flight._seats.append(seat)
-        flight.audience.add(sink)
-        if start:
-            self._start(flight, launch)
+        mine = Flight(key if self.joining else object(), self, launch)
+        seat = Seat(mine, work, sink, landed)
+        try:
+            starts = self._take(seat, mine)
+            seat.flight.audience.add(sink)
+            if starts:
+                mine._start()
+        except BaseException:
+            seat.leave()
+            self._rescue(mine)
+            raise
         return seat
 
-    def _start(self, flight: Flight[T], launch: Launch) -> None:
-        try:
-            launch(flight._run)
-        except BaseException as error:  # no thread to be had: whoever boarded meanwhile must not wait for ever
-            flight._land(None, error)
-            self._retire(flight)
+    def cancel(self) -> None:
+        """Stop every live flight: PullCancelledError for everyone on board."""
+        with self._lock:
+            live = list(self._live.values())
+        for flight in live:
+            flight.cancel.cancel()
+
+    def _take(self, seat: Seat[T], mine: Flight[T]) -> bool:
+        """Board the live flight or its successor; where there is none, ``mine``. Whether that is to be started now."""
+        with self._lock:
+            live = self._live.get(mine.key)
+            if live is None or live._deserted:
+                mine._board(seat)
+                self._live[mine.key] = mine  # last: from here on others may board it
+                return True
+            if live._departed and (live._next is None or live._next._deserted):
+                mine._board(seat)
+                live._next = mine
+            else:
+                (live._next if live._departed and live._next else live)._board(seat)
+            return False
+
+    def _rescue(self, mine: Flight[T]) -> None:
+        """``mine`` may have been published and not launched: fly those who boarded it, or take it off the table."""
+        if self._live.get(mine.key) is mine:
+            if mine._deserted:
+                mine._run()
+            else:
+                mine._start()
 
     def _drop(self, flight: Flight[T]) -> None:
         """Take a flight off the table (lock held); its successor, if callers wait for one, takes its place."""
         if self._live.get(flight.key) is not flight:
             return
         if flight._next is not None:
-            self._live[flight.key] = flight._next[0]
+            self._live[flight.key] = flight._next
         else:
             del self._live[flight.key]
 
@@ -230,9 +281,4 @@ class Flights(Generic[T]):
             self._drop(flight)
             following, flight._next = flight._next, None
         if following is not None:
-            self._start(*following)
-
-
-def fly_alone(work: Callable[[Flight[T]], T], launch: Launch, landed: Landed[T], sink: EventSink = discard) -> Seat[T]:
-    """A flight that nobody can join: the world without suppression."""
-    return Flights[T]().board(None, work, launch, landed, sink)
+            following._start()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from imgpull.store.content import ContentStore, Follower, Info, IngestEnded, Status, Writer
 from imgpull.store.images import Image, Images, Layer
-from imgpull.store.store import Store, default_root
+from imgpull.store.store import Parts, Store, default_root
 
 __all__ = [
     "ContentStore",
@@ -28,6 +28,7 @@ __all__ = [
     "Info",
     "IngestEnded",
     "Layer",
+    "Parts",
     "Status",
     "Store",
     "Writer",

@@ -27,13 +27,16 @@ from imgpull.store.layout import Layout
 if TYPE_CHECKING:
     from imgpull.store.snapshots import Snapshots
 
-__all__ = ["Store", "default_root"]
+__all__ = ["Parts", "Store", "default_root"]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
+class Parts:
+    """What a store consists of, as this process has it open: usable until the last handle of any is closed, and not
+    only this one. For work that serves callers with handles of their own."""
+
     core: Core
     content: ContentStore
     images: Images
@@ -55,7 +58,7 @@ class Store:
     def __init__(
         self, root: str | os.PathLike[str] | None = None, *, durability: Durability = "full", read_only: bool = False
     ) -> None:
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         if durability not in get_args(Durability):
             raise StoreError(f"durability {durability!r} is unknown: use 'full' or 'none'")
         self._root = Path(os.path.abspath(default_root() if root is None else root))
@@ -82,6 +85,10 @@ class Store:
     def identity(self) -> tuple[int, int]:
         """Device and inode of the directory: equal for all handles on one store."""
         return self._live().core.identity
+
+    @property
+    def parts(self) -> Parts:
+        return self._live()
 
     @property
     def content(self) -> ContentStore:
@@ -153,7 +160,7 @@ class Store:
     def __repr__(self) -> str:
         return f"<Store {self._root}{'' if self._parts else ', closed'}>"
 
-    def _live(self) -> _Parts:
+    def _live(self) -> Parts:
         parts = self._parts
         if parts is None:
             raise StoreError(f"the store {self._root} is closed: open it again", path=str(self._root))
@@ -164,7 +171,7 @@ class Store:
             return self._live()
         return parts
 
-    def _open(self) -> _Parts:
+    def _open(self) -> Parts:
         core = cores.acquire(str(self._root), durability=self._durability, read_only=self._read_only)
         try:
             return self._make_parts(core)
@@ -172,7 +179,7 @@ class Store:
             cores.release(core)
             raise
 
-    def _make_parts(self, core: Core) -> _Parts:
+    def _make_parts(self, core: Core) -> Parts:
         from imgpull.store.snapshots import Snapshots
 
         layout = core.process_wide(lambda: Layout(core.root, core.database, self._blobs(core)), "layout")
@@ -187,7 +194,7 @@ class Store:
             ),
             f"snapshots, durability {self._durability}",
         )
-        return _Parts(core, self._make_content(core, layout), Images(core.database, layout), snapshots)
+        return Parts(core, self._make_content(core, layout), Images(core.database, layout), snapshots)
 
     def _make_content(self, core: Core, layout: Layout, kind: type[ContentStore] = ContentStore) -> ContentStore:
         """The seam for another content store: override, and call this one with another ``kind``."""

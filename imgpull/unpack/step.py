@@ -25,7 +25,7 @@ from imgpull.events import EventSink, LayerChanged, LayerState, Woken
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation, KeyedLock, Slots
 from imgpull.oci import Digest
-from imgpull.store import Store
+from imgpull.store import Parts, Store
 from imgpull.store.images import Layer
 from imgpull.store.snapshots import Active, MergedTree
 from imgpull.unpack.applier import Applied, WhiteoutOrderError
@@ -57,7 +57,7 @@ class LayerSource(Protocol):
 class Shop:
     """What all steps of an Unpacker share."""
 
-    store: Store
+    store: Store | Parts
     keys: KeyedLock
     slots: Slots
     snapshotter: str
@@ -200,7 +200,7 @@ class Step:
             _log.debug("blob %s went while its layer was applied", layer.digest)
 
 
-def prepare(store: Store, chain_id: Digest, labels: Mapping[str, str]) -> Active | None:
+def prepare(store: Store | Parts, chain_id: Digest, labels: Mapping[str, str]) -> Active | None:
     """An active snapshot to apply a layer to, or None when its chain is provided already.
 
     Without a parent, which is given at the commit: a layer's own directory inherits nothing, whether its parent is

@@ -13,7 +13,7 @@ from imgpull.events import EventSink
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation, KeyedLock, Slots
 from imgpull.oci import EMPTY_CHAIN_ID, Descriptor, Digest
-from imgpull.store import Store
+from imgpull.store import Parts, Store
 from imgpull.store.images import Layer
 from imgpull.store.snapshots import Journal, inherited_labels
 from imgpull.unpack.crew import work
@@ -29,7 +29,7 @@ than this, since each takes a thread, and what waits is in memory: the directori
 class Unpacker:
     """Applies layers under one snapshotter's name. One per Puller; :meth:`unpack` runs on each image's own thread."""
 
-    def __init__(self, store: Store, keys: KeyedLock, slots: Slots, snapshotter: str, limits: Limits) -> None:
+    def __init__(self, store: Store | Parts, keys: KeyedLock, slots: Slots, snapshotter: str, limits: Limits) -> None:
         self._shop = Shop(store, keys, slots, snapshotter, limits)
         # Without suppression as the seed: a pull's layers one by one, or the arms would differ in more than one thing.
         self._hands = min(max(2 * slots.count, _LEAST_HANDS), _MOST_HANDS) if keys.exclusive else 1

@@ -28,7 +28,7 @@ LAYERS = {
 }
 """A room that is not here fails the test: it needs a number, and a page in docs/decisions."""
 
-SAME_ROOM = {"calls": "puller", "default": "puller", "orders": "puller", "stages": "puller"}
+SAME_ROOM = {"calls": "puller", "default": "puller", "orders": "puller", "stages": "puller", "traffic": "puller"}
 """Modules beside the package's rooms that belong to one of them."""
 
 WITHIN_LAYER = {("events", "errors"), ("limits", "errors"), ("oci", "errors"), ("oci", "limits")}
@@ -44,8 +44,9 @@ ONLY_IN = {
     "rich": "imgpull.cli",
 }
 
-CONDITIONS_ELSEWHERE: dict[str, str] = {
+CONDITIONS_ELSEWHERE = {
     "imgpull.store.blob_writer": "followers of an ingest wait for its bytes, not for a key",
+    "imgpull.fetch.fetches": "the threads of one pull wait for blobs, each for its own; a queue has one reader",
 }
 """Modules outside ``locking`` that use ``threading.Condition``, each with its reason. Never for keys."""
 

@@ -87,6 +87,73 @@ def test_a_transient_error_goes_to_the_leader_and_the_next_takes_over_with_its_o
     assert second.told == third.told == [("landed", None)]
 
 
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_the_work_is_nobody_elses(interrupt: type[BaseException]) -> None:
+    flights, later, leader, second = Flights[str](), Later(), Caller(), Caller()
+
+    def interrupted(_: Flight[str]) -> str:
+        raise interrupt
+
+    flights.board("key", interrupted, later, leader)
+    flights.board("key", answer, later, second)
+    later.go()
+    assert isinstance(leader.told[0][1], PullCancelledError)
+    assert isinstance(leader.told[0][1].__cause__, interrupt)
+    assert second.told == [("landed", None)]
+
+
+def test_a_leader_who_has_left_takes_the_transient_error_along() -> None:
+    flights, later, second = Flights[str](), Later(), Caller()
+
+    def fails(_: Flight[str]) -> str:
+        seat.leave()
+        raise RegistryUnavailableError("reset", registry="r")
+
+    seat = flights.board("key", fails, later, Caller())
+    flights.board("key", answer, later, second)
+    later.go()
+    assert second.told == [("landed", None)]
+
+
+def test_a_flight_launched_twice_flies_once() -> None:
+    flights, caller, runs = Flights[str](), Caller(), []
+
+    def work(_: Flight[str]) -> str:
+        runs.append(1)
+        return "landed"
+
+    def twice(run: Callable[[], None]) -> None:
+        run()
+        run()
+
+    flights.board("key", work, twice, caller)
+    assert (caller.told, runs, len(flights)) == ([("landed", None)], [1], 0)
+
+
+def test_a_launch_that_fails_after_all_has_not_failed() -> None:
+    flights, caller = Flights[str](), Caller()
+
+    def fails_late(run: Callable[[], None]) -> None:
+        run()
+        raise RuntimeError("too late")
+
+    flights.board("key", answer, fails_late, caller)
+    assert caller.told == [("landed", None)]
+
+
+def test_without_joining_each_has_a_flight_of_its_own_and_all_can_be_cancelled() -> None:
+    flights, later, callers = Flights[str](joining=False), Later(), [Caller(), Caller()]
+    seats = [flights.board("key", answer, later, caller) for caller in callers]
+    assert [seat.joined for seat in seats] == [False, False]
+    assert seats[0].flight is not seats[1].flight
+    flights.cancel()
+    assert all(seat.flight.cancel.cancelled for seat in seats)
+    later.go()
+    later.go()
+    assert [caller.told for caller in callers] == [[("landed", None)]] * 2
+    assert len(flights) == 0
+
+
 def test_only_the_last_to_leave_stops_the_work() -> None:
     flights, later, callers = Flights[str](), Later(), [Caller(), Caller()]
     seats = [flights.board("key", answer, later, caller) for caller in callers]
@@ -145,7 +212,7 @@ def test_a_launch_that_fails_is_everybodys_error() -> None:
 
 def test_one_callers_callback_does_not_cost_the_others_their_result() -> None:
     def broken(_: str | None, __: BaseException | None) -> None:
-        raise ZeroDivisionError
+        raise SystemExit
 
     flights, later, caller = Flights[str](), Later(), Caller()
     flights.board("key", answer, later, broken)
@@ -195,7 +262,7 @@ def test_a_sink_that_fails_is_not_the_works_failure(caplog: pytest.LogCaptureFix
     heard: list[Event] = []
 
     def broken(event: Event) -> None:
-        raise ZeroDivisionError
+        raise SystemExit
 
     audience = Audience()
     audience.add(broken)
