@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from imgpull.errors import LimitExceededError
+from imgpull.errors import LimitExceededError, UnpackError, VerificationError
 from imgpull.events import BlobChanged, EventSink
 from imgpull.fetch import Boarding, Fetcher, Fetches
 from imgpull.limits import Limits
@@ -26,11 +26,12 @@ from imgpull.oci import (
 )
 from imgpull.orders import offline
 from imgpull.reference import Reference
+from imgpull.store import IngestEnded
 from imgpull.store.images import Content, Layer
-from imgpull.unpack import Waiting
+from imgpull.unpack import Readable
 
 if TYPE_CHECKING:
-    from imgpull.store import Parts
+    from imgpull.store import Follower, Parts, Waiting
 
 __all__ = ["Documents", "Layers", "blobs_to_fetch", "pair_layers"]
 
@@ -119,16 +120,39 @@ class Layers:
             self.fetches.board(blob, self._boarding(blob))
 
     @contextmanager
-    def open(self, digest: Digest, cancel: Cancellation, waiting: Waiting) -> Iterator[io.FileIO]:
-        """The bytes of a layer's blob, once it is here. Raises what a fetch of this pull raised."""
-        content = self.documents.store.content
+    def open(self, digest: Digest, cancel: Cancellation, waiting: Waiting) -> Iterator[Readable]:
+        """The bytes of a layer's blob, from the store or while it arrives: see LayerSource."""
+        content, follower = self.documents.store.content, None
         if digest not in content:
             # Asked for already, as a rule. Not so a layer of "lazy" whose snapshot was removed since we looked.
             self.start([layer for layer in self.manifest.layers if layer.digest == digest])
+            follow = partial(self.documents.fetcher.follow, digest, cancel, waiting)
             with waiting():
-                self.fetches.wait(digest, cancel)
-        with content.open(digest) as blob:
-            yield blob
+                follower = self.fetches.first(digest, follow, cancel)
+        if follower is None:
+            with content.open(digest) as blob:
+                yield blob
+        else:
+            with follower, self._judged(follower, digest, cancel):
+                yield follower
+
+    @contextmanager
+    def _judged(self, follower: Follower, digest: Digest, cancel: Cancellation) -> Iterator[None]:
+        """What was made of bytes while they arrived counts once they are the blob: wrong bytes are the fetch's error,
+        whatever they looked like to who unpacked them."""
+        held: Exception | None = None
+        try:
+            yield
+        except LimitExceededError:  # not worth waiting for: the pull ends, and its transfers with it
+            raise
+        except (UnpackError, VerificationError, IngestEnded) as error:
+            held = error
+        if not follower.committed:
+            self.fetches.wait(digest, cancel)
+        if not follower.committed:
+            raise IngestEnded(f"{digest} arrived again") from held
+        if held is not None:
+            raise held
 
     def _boarding(self, blob: Descriptor) -> Boarding:
         documents = self.documents

@@ -26,7 +26,7 @@ from imgpull.reference import Reference
 
 if TYPE_CHECKING:
     from imgpull.registry import Registry
-    from imgpull.store.content import ContentStore, Writer
+    from imgpull.store.content import ContentStore, Follower, Waiting, Writer
 
 __all__ = ["Arrive", "Fetcher"]
 
@@ -91,6 +91,11 @@ class Fetcher:
 
         return self._board(reference, Descriptor(media_type="", digest=digest, size_bytes=0), arrive, landed, sink)
 
+    def follow(self, digest: Digest, cancel: Cancellation, waiting: Waiting) -> Follower | None:
+        """A reader of the blob while it arrives, from its first byte; None where it does not, here and now, and where
+        transfers are not joined: then each pull has its own, as before containerd's change."""
+        return self._content.follow(_ref(digest), cancel, waiting=waiting) if self._flights.joining else None
+
     def keep(self, raw: bytes, digest: Digest, cancel: Cancellation, say: EventSink) -> None:
         """Stores bytes that are here already under their digest."""
         try:
@@ -137,7 +142,7 @@ class Fetcher:
         told = _Told(blob.digest, say)
         for last_try in (False, True):
             try:
-                with self._open(f"layer-{blob.digest}", blob.digest, blob.size_bytes, cancel, say) as writer:
+                with self._open(_ref(blob.digest), blob.digest, blob.size_bytes, cancel, say) as writer:
                     with self._slots.take(cancel):
                         self._fill(writer, reference, blob, avoid, cancel, told)
                     writer.commit(blob.size_bytes, blob.digest)
@@ -199,6 +204,11 @@ class Fetcher:
                 writer.write(block[:count])
                 told.advance(count)
             return body.host.address
+
+
+def _ref(digest: Digest) -> str:
+    """containerd's name for the ingest of a layer or config (``remotes.MakeRefKey``)."""
+    return f"layer-{digest}"
 
 
 class _Told:

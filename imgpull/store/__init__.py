@@ -16,7 +16,7 @@ lock: two processes that fetch the same blob do the work twice and one of them w
 
 from __future__ import annotations
 
-from imgpull.store.content import ContentStore, Follower, Info, IngestEnded, Status, Writer
+from imgpull.store.content import ContentStore, Follower, Info, IngestEnded, Status, Waiting, Writer
 from imgpull.store.images import Image, Images, Layer
 from imgpull.store.store import Parts, Store, default_root
 
@@ -31,6 +31,7 @@ __all__ = [
     "Parts",
     "Status",
     "Store",
+    "Waiting",
     "Writer",
     "default_root",
 ]

@@ -25,10 +25,10 @@ from imgpull.store.blob_writer import Writer, new_writer
 from imgpull.store.blobs import Blobs
 from imgpull.store.database import Connection, Database, Row
 from imgpull.store.filesystem import fault, translated
-from imgpull.store.following import Blocking, Follower, IngestEnded, follow
+from imgpull.store.following import Follower, IngestEnded, Waiting, follow
 from imgpull.store.ingest import Ingest, Ingests, LiveRefs, Record, Status, utc_now
 
-__all__ = ["ContentStore", "Follower", "Info", "IngestEnded", "Status", "Writer"]
+__all__ = ["ContentStore", "Follower", "Info", "IngestEnded", "Status", "Waiting", "Writer"]
 
 _logger = logging.getLogger("imgpull.store")
 
@@ -185,15 +185,15 @@ class ContentStore:
         self._live.release(writer.ref)
 
     def follow(
-        self, ref: str, cancel: Cancellation | None = None, *, blocking: Blocking | None = None
+        self, ref: str, cancel: Cancellation | None = None, *, waiting: Waiting | None = None
     ) -> Follower | None:
         """A reader of the ingest that is being written under ``ref`` in this process, from its first byte; None where
-        there is none (yet, or any more). Close it. ``blocking()`` is entered for as long as it waits, and no longer."""
+        there is none (yet, or any more). Close it. ``waiting()`` is entered for as long as it waits, and no longer."""
         writer = self._live.get(ref)
         if writer is None:
             return None
         with translated("follow", writer.path):
-            return follow(writer, cancel, blocking)
+            return follow(writer, cancel, waiting)
 
     def status(self, ref: str) -> Status:
         """How far the ingest of ``ref`` is: the one being written here, else the longest on the disk.

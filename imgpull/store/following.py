@@ -21,9 +21,9 @@ from imgpull.locking import Cancellation
 if TYPE_CHECKING:
     from imgpull.store.blob_writer import Writer
 
-__all__ = ["Blocking", "Follower", "IngestEnded"]
+__all__ = ["Follower", "IngestEnded", "Waiting"]
 
-Blocking = Callable[[], AbstractContextManager[None]]
+Waiting = Callable[[], AbstractContextManager[None]]
 """Entered while a follower really waits, and left before it reads on: where its user lends what he holds meanwhile."""
 
 
@@ -42,11 +42,11 @@ class Follower:
     whose digest held.
     """
 
-    def __init__(self, writer: Writer, file: io.FileIO, cancel: Cancellation, blocking: Blocking) -> None:
+    def __init__(self, writer: Writer, file: io.FileIO, cancel: Cancellation, waiting: Waiting) -> None:
         self._writer = writer
         self._file = file
         self._cancel = cancel
-        self._blocking = blocking
+        self._waiting = waiting
         self._offset_bytes = 0
         self._generation = writer.generation
         self._forget_wake = cancel.add_callback(writer.wake_followers)
@@ -62,7 +62,7 @@ class Follower:
         Raises IngestEnded, PullCancelledError, OSError.
         """
         if not self._can_read():
-            with self._blocking():
+            with self._waiting():
                 self._wait()
         arrived_bytes = self._writer.offset_bytes - self._offset_bytes
         count = 0
@@ -98,7 +98,7 @@ class Follower:
         return writer.generation != self._generation or (writer.closed and not writer.committed)
 
 
-def follow(writer: Writer, cancel: Cancellation | None, blocking: Blocking | None) -> Follower | None:
+def follow(writer: Writer, cancel: Cancellation | None, waiting: Waiting | None) -> Follower | None:
     """None where the writer has ended meanwhile."""
     writer.followed = True
     try:
@@ -107,4 +107,4 @@ def follow(writer: Writer, cancel: Cancellation | None, blocking: Blocking | Non
         fd = os.open(writer.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
-    return Follower(writer, io.FileIO(fd, "rb"), cancel or Cancellation(), blocking or nullcontext)
+    return Follower(writer, io.FileIO(fd, "rb"), cancel or Cancellation(), waiting or nullcontext)

@@ -4,7 +4,8 @@
 :mod:`~imgpull.unpack.applier` what becomes of its entries.
 """
 
-from imgpull.unpack.step import LayerSource, Waiting
+from imgpull.unpack.decompress import Readable
+from imgpull.unpack.step import LayerSource
 from imgpull.unpack.unpacker import Unpacker
 
-__all__ = ["LayerSource", "Unpacker", "Waiting"]
+__all__ = ["LayerSource", "Readable", "Unpacker"]

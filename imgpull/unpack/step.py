@@ -15,7 +15,7 @@ import logging
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -25,7 +25,7 @@ from imgpull.events import EventSink, LayerChanged, LayerState, Woken
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation, KeyedLock, Slots
 from imgpull.oci import Digest
-from imgpull.store import Parts, Store
+from imgpull.store import IngestEnded, Parts, Store, Waiting
 from imgpull.store.images import Layer
 from imgpull.store.snapshots import Active, MergedTree
 from imgpull.unpack.applier import Applied, WhiteoutOrderError
@@ -33,10 +33,8 @@ from imgpull.unpack.decompress import Readable
 from imgpull.unpack.layer import Draft
 from imgpull.unpack.marks import Marks
 
-__all__ = ["LayerSource", "Pull", "Shop", "Step", "Waiting", "Way", "prepare"]
+__all__ = ["LayerSource", "Pull", "Shop", "Step", "Way", "prepare"]
 
-Waiting = Callable[[], AbstractContextManager[None]]
-"""What a source of bytes enters around each wait of its own: others may work meanwhile."""
 Way = Literal["direct", "settled", "again"]
 """Upon its committed parent · without it, then settled · without it, in vain, then upon it."""
 
@@ -49,8 +47,9 @@ class LayerSource(Protocol):
 
     def open(self, digest: Digest, cancel: Cancellation, waiting: Waiting) -> AbstractContextManager[Readable]:
         """Entering waits until there are bytes to read; it and the reader wait within ``waiting()``, since a thread
-        that waits for bytes must not keep others from working. Both raise what the fetch raised, and
-        PullCancelledError once ``cancel`` has fired. Used by several threads at once."""
+        that waits for bytes must not keep others from working. Leaving waits, where the bytes were read while they
+        arrived, until they are the blob. Each raises what the fetch raised, PullCancelledError once ``cancel`` has
+        fired, and IngestEnded where the blob arrives again. Used by several threads at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +127,10 @@ class Step:
                 way = self._apply(active, hidden)
             except BaseException as error:
                 self._remove(active)
-                if not isinstance(error, WhiteoutOrderError) or hidden is not None:
+                if isinstance(error, WhiteoutOrderError) and hidden is None:
+                    hidden = error.hidden  # a whiteout came after what it changes: once more, knowing of it
+                elif not isinstance(error, IngestEnded):
                     raise
-                hidden = error.hidden  # a whiteout came after what it changes: once more, knowing of it
                 continue
             if way is not None:
                 self._shop.count("again" if failed else way)

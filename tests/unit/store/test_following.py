@@ -350,7 +350,7 @@ class TestWaiting:
             told.append("reads")
 
         writer.write(DATA[:HALF])
-        follower = content.follow(REF, blocking=lent)
+        follower = content.follow(REF, waiting=lent)
         assert follower is not None
         with follower:
             assert _one(follower) == DATA[:HALF]
@@ -376,7 +376,7 @@ class TestWaiting:
 
         cancel = Cancellation()
         cancel.cancel()
-        follower = content.follow(REF, cancel, blocking=lent)
+        follower = content.follow(REF, cancel, waiting=lent)
         assert follower is not None
         with follower, pytest.raises(PullCancelledError):
             _one(follower)
