@@ -15,7 +15,7 @@ Keys are plain text, by containerd's convention ``blob://<digest>`` and ``sn://<
 from __future__ import annotations
 
 from imgpull.locking.cancellation import Cancellation
-from imgpull.locking.flight import Audience, Flight, Flights, Landed, Launch, Seat
+from imgpull.locking.flight import Audience, Flight, Flights, Landed, Launch, Seat, tell
 from imgpull.locking.keyed_mutex import KeyedMutex
 from imgpull.locking.no_suppression import NoSuppression
 from imgpull.locking.protocol import Held, KeyedLock
@@ -34,4 +34,5 @@ __all__ = [
     "NoSuppression",
     "Seat",
     "Slots",
+    "tell",
 ]
