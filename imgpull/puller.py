@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from imgpull.calls import Call
 from imgpull.errors import PullCancelledError, PullTimeoutError, RegistryError
-from imgpull.events import EventSink, Resolved
+from imgpull.events import BlobChanged, EventSink, Resolved
 from imgpull.fetch import Fetcher, Fetches
 from imgpull.limits import Limits
-from imgpull.locking import Cancellation, Flight, Flights, KeyedLock, Landed, Slots
+from imgpull.locking import Cancellation, Flight, Flights, KeyedLock, Landed, Slots, tell
 from imgpull.oci import EMPTY_CHAIN_ID, Platform
 from imgpull.orders import Order, Policy, as_content, as_order, as_reference, cpus, find, is_complete, offline
 from imgpull.reference import Reference
@@ -237,12 +237,18 @@ class Puller:
             call.fail(error)
 
     def _board_pull(self, call: Call, order: Order, resolution: Resolution) -> None:
+        led = False
+
         def work(flight: Flight[Image]) -> Image:
+            nonlocal led
+            led = True
             return self._fly(flight, order, resolution)
 
         def landed(image: Image | None, error: BaseException | None) -> None:
             with call.failing():
                 if image is not None:
+                    for layer in () if led else image.layers:  # what was told of them was another call's doing
+                        tell(call.say, BlobChanged(layer.digest, layer.size_bytes, "joined"))
                     call.finish(self._named(image, order.reference))
                 elif error is not None:
                     call.fail(error)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgpull.errors import LimitExceededError, UnpackError, VerificationError
+from imgpull.errors import LimitExceededError, SizeMismatchError, UnpackError, VerificationError
 from imgpull.events import BlobChanged, EventSink
 from imgpull.fetch import Boarding, Fetcher, Fetches
 from imgpull.limits import Limits
@@ -51,21 +51,22 @@ class Documents:
     def manifest(self, digest: Digest, raw: bytes | None, platform: Platform) -> Manifest:
         """The image manifest for ``platform`` at or below ``digest``; ``raw``: its bytes, if they came already.
 
-        Raises PlatformNotFoundError, and InvalidImageError for an index that goes deeper than the limits allow.
+        Raises PlatformNotFoundError, SizeMismatchError where an index says another size of what is below it, and
+        LimitExceededError for one that goes deeper than the limits allow.
         """
         if raw is not None:
             parse_document(raw, algorithm=digest.algorithm)
             self.fetcher.keep(raw, digest, self.cancel, self.say)
-        media_type: str | None = None
+        entry: Descriptor | None = None
         for _ in range(self.limits.index_depth + 1):
-            document = self._document(digest, media_type)
+            document = self._document(digest, entry)
             if isinstance(document, Manifest):
                 document.require_image()
                 return document
             if len(document.manifests) > self.limits.index_nodes:
                 raise _too_large(digest, "manifests", self.limits.index_nodes)
-            chosen = document.select(platform)
-            digest, media_type = chosen.digest, chosen.media_type
+            entry = document.select(platform)
+            digest = entry.digest
         raise _too_large(digest, "levels of indexes", self.limits.index_depth)
 
     def config(self, manifest: Manifest, platform: Platform) -> ImageConfig:
@@ -82,13 +83,24 @@ class Documents:
         check_layers(manifest, config, self.limits)
         return config
 
-    def _document(self, digest: Digest, media_type: str | None) -> Manifest | Index:
-        def check(raw: bytes, content_type: str | None) -> object:
+    def _document(self, digest: Digest, entry: Descriptor | None) -> Manifest | Index:
+        """The document with this digest; ``entry`` is what the index above it says of it."""
+        media_type, size_bytes = (entry.media_type, entry.size_bytes) if entry else (None, None)
+
+        def check(raw: bytes, content_type: str | None) -> Manifest | Index:
+            if size_bytes is not None and len(raw) != size_bytes:
+                raise _wrong_size(digest, size_bytes, len(raw))
             return parse_document(raw, content_type, media_type, algorithm=digest.algorithm)
 
+        if entry and entry.data is not None and digest not in self.store.content:
+            check(entry.data, None)
+            self.fetcher.keep(entry.data, digest, self.cancel, self.say)
         descriptor = Descriptor(media_type=media_type or "", digest=digest, size_bytes=0)
-        self._bring(descriptor, lambda landed, sink: self.fetcher.manifest(self.reference, digest, check, landed, sink))
-        return parse_document(self._read(digest), None, media_type, algorithm=digest.algorithm)
+        fetcher, reference = self.fetcher, self.reference
+        self._bring(
+            descriptor, lambda landed, sink: fetcher.manifest(reference, digest, size_bytes, check, landed, sink)
+        )
+        return check(self._read(digest), None)
 
     def _bring(self, descriptor: Descriptor, boarding: Boarding) -> None:
         if descriptor.digest in self.store.content:
@@ -201,3 +213,11 @@ _FIRST_NEEDED: Mapping[Content, Callable[[Parts, Sequence[Layer]], int]] = {
 
 def _too_large(digest: Digest, what: str, limit: int) -> LimitExceededError:
     return LimitExceededError(f"{digest} has more than {limit} {what}", limit=what)
+
+
+def _wrong_size(digest: Digest, expected: int, actual: int) -> SizeMismatchError:
+    return SizeMismatchError(
+        f"{digest} has {actual} bytes, and the index above it says {expected}; tell whoever published it",
+        expected=expected,
+        actual=actual,
+    )

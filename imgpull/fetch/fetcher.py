@@ -68,18 +68,19 @@ class Fetcher:
         def arrive(cancel: Cancellation, say: EventSink) -> None:
             self._transfer(reference, descriptor, cancel, say)
 
-        return self._board(reference, descriptor, arrive, landed, sink)
+        return self._board(reference, descriptor, descriptor.size_bytes, arrive, landed, sink)
 
     def manifest(
         self,
         reference: Reference,
         digest: Digest,
+        size_bytes: int | None,
         check: Callable[[bytes, str | None], object],
         landed: Landed[None],
         sink: EventSink,
     ) -> Seat[None]:
         """Starts, or joins, the fetch of a manifest or index. ``check`` gets its bytes, whose digest holds, and the
-        content type, and raises to keep it out of the store."""
+        content type, and raises to keep it out of the store. ``size_bytes``: what an index says of it, if any did."""
 
         def arrive(cancel: Cancellation, say: EventSink) -> None:
             def asked(address: str, offset_bytes: int) -> None:
@@ -89,7 +90,8 @@ class Fetcher:
             check(raw, content_type)
             self.keep(raw, digest, cancel, say)
 
-        return self._board(reference, Descriptor(media_type="", digest=digest, size_bytes=0), arrive, landed, sink)
+        document = Descriptor(media_type="", digest=digest, size_bytes=0)  # in events a document has no size
+        return self._board(reference, document, size_bytes, arrive, landed, sink)
 
     def follow(self, digest: Digest, cancel: Cancellation, waiting: Waiting) -> Follower | None:
         """A reader of the blob while it arrives, from its first byte; None where it does not, here and now, and where
@@ -108,12 +110,18 @@ class Fetcher:
             _log.debug("manifest %s was stored by somebody else", digest)
 
     def _board(
-        self, reference: Reference, descriptor: Descriptor, arrive: Arrive, landed: Landed[None], sink: EventSink
+        self,
+        reference: Reference,
+        descriptor: Descriptor,
+        declared_bytes: int | None,
+        arrive: Arrive,
+        landed: Landed[None],
+        sink: EventSink,
     ) -> Seat[None]:
         def work(flight: Flight[None]) -> None:
             self._once(descriptor, arrive, flight.cancel, flight.audience)
 
-        key = (reference.name, descriptor.digest, descriptor.size_bytes)  # whoever names it wrongly fails alone
+        key = (reference.name, descriptor.digest, declared_bytes)  # whoever names it wrongly fails alone
         return self._flights.board(key, work, self._workers.submit, landed, sink)
 
     def _once(self, descriptor: Descriptor, arrive: Arrive, cancel: Cancellation, say: EventSink) -> None:
@@ -143,6 +151,8 @@ class Fetcher:
         for last_try in (False, True):
             try:
                 with self._open(_ref(blob.digest), blob.digest, blob.size_bytes, cancel, say) as writer:
+                    if writer.offset_bytes > blob.size_bytes:  # a partial that is no beginning of this blob
+                        writer.restart()
                     with self._slots.take(cancel):
                         self._fill(writer, reference, blob, avoid, cancel, told)
                     writer.commit(blob.size_bytes, blob.digest)

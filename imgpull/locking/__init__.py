@@ -16,7 +16,7 @@ Keys are plain text, by containerd's convention ``blob://<digest>`` and ``sn://<
 from __future__ import annotations
 
 from imgpull.locking.cancellation import Cancellation
-from imgpull.locking.flight import Audience, Flight, Flights, Landed, Launch, Seat
+from imgpull.locking.flight import Audience, Flight, Flights, Landed, Launch, Seat, tell
 from imgpull.locking.keyed_mutex import KeyedMutex
 from imgpull.locking.no_suppression import NoSuppression
 from imgpull.locking.process_keys import ProcessKeys
@@ -38,4 +38,5 @@ __all__ = [
     "Seat",
     "Slot",
     "Slots",
+    "tell",
 ]

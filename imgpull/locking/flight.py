@@ -25,7 +25,7 @@ from imgpull.errors import ImgpullError, PullCancelledError
 from imgpull.events import Event, EventSink, discard
 from imgpull.locking.cancellation import Cancellation
 
-__all__ = ["Audience", "Flight", "Flights", "Landed", "Launch", "Seat"]
+__all__ = ["Audience", "Flight", "Flights", "Landed", "Launch", "Seat", "tell"]
 
 T = TypeVar("T")
 Landed = Callable[[T | None, BaseException | None], None]
@@ -67,10 +67,15 @@ class Audience:
         if not self._sinks:
             return
         for sink in self.leaves().values():
-            try:
-                sink(event)
-            except BaseException:  # SystemExit, too: a sink runs on others' time
-                _log.info("an event sink failed on %r", event, exc_info=True)
+            tell(sink, event)
+
+
+def tell(sink: EventSink, event: Event) -> None:
+    """What the sink raises goes no further."""
+    try:
+        sink(event)
+    except BaseException:  # SystemExit, too: a sink runs on others' time
+        _log.info("an event sink failed on %r", event, exc_info=True)
 
 
 class Seat(Generic[T]):

@@ -118,18 +118,21 @@ def test_a_store_that_was_closed_starts_no_thread() -> None:
 
 EXITS = """
 import sys, threading, imgpull
-from imgpull.events import BlobAdvanced
+from imgpull.events import BlobRequested
 halfway = threading.Event()
 store = imgpull.Store(sys.argv[2])
 puller = imgpull.Puller(store)
-puller.submit(sys.argv[1], progress=lambda event: halfway.set() if isinstance(event, BlobAdvanced) else None)
+def progress(event):
+    if isinstance(event, BlobRequested) and event.digest == sys.argv[3]:
+        halfway.set()
+puller.submit(sys.argv[1], progress=progress)
 assert halfway.wait(20)
 """
 
 
 def test_an_interpreter_exits_in_the_middle_of_a_pull(registry: FakeRegistry, tmp_path: Path) -> None:
-    reference, _, gate = halfway(registry)
-    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", EXITS, reference, str(tmp_path / "store")]
+    reference, image, gate = halfway(registry)
+    command = [sys.executable, "-c", EXITS, reference, str(tmp_path / "store"), image.layers[0].digest]
     child = subprocess.run(command, timeout=60, capture_output=True, check=False, text=True)
     gate.open()
     assert (child.returncode, child.stderr) == (0, "")
@@ -222,14 +225,16 @@ def test_a_cancel_just_before_the_caller_sleeps_is_not_lost(
     reference, _, gate = halfway(registry)
     cancel = imgpull.Cancellation()
 
+    puller = imgpull.Puller(store)
+
     def pull() -> None:
-        with imgpull.Puller(store) as puller, pytest.raises(imgpull.PullCancelledError):
+        with puller, pytest.raises(imgpull.PullCancelledError):
             puller.pull(reference, cancel=cancel)
 
     sleeping = threading.Condition.wait
 
     def wait(self: threading.Condition, timeout: float | None = None) -> bool:
-        if threading.current_thread().name == "caller":
+        if any(self is call.future._condition for call in puller._calls):  # type: ignore[attr-defined]
             cancel.cancel()
         return sleeping(self, timeout)
 

@@ -1,0 +1,168 @@
+"""What an index says of what is below it, what goes missing on the way, and what is told to those who join."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import imgpull
+from fakes.images import Image, build, encode, index
+from fakes.registry import FakeRegistry
+from fakes.threads import DEADLINE_SECONDS, until
+from imgpull.cli.progress import Tracker
+from imgpull.events import BlobChanged, Event, LayerChanged
+
+IMAGES = [{"etc/os-release": "ID=fake\n"}, {"etc/more": "1"}]
+INDEX = "application/vnd.oci.image.index.v1+json"
+
+
+@pytest.fixture
+def registry() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[imgpull.Store]:
+    with imgpull.Store(tmp_path / "store", durability="none") as store:
+        yield store
+
+
+def indexed(registry: FakeRegistry, image: Image, change: Callable[[dict[str, Any]], object]) -> str:
+    """An index whose entry for ``image`` was changed."""
+    registry.add(image, tag="below")
+    document = json.loads(index({"linux/amd64": image}).raw)
+    change(document["manifests"][0])
+    registry.add_manifest(encode(document), INDEX, tag="index")
+    return f"{registry.address}/library/fake:index"
+
+
+@pytest.mark.parametrize("wrong_by", [-1, 1])
+@pytest.mark.parametrize("here", [False, True], ids=["fetched", "here"])
+def test_a_size_that_the_index_gets_wrong(
+    registry: FakeRegistry, store: imgpull.Store, wrong_by: int, here: bool
+) -> None:
+    image = build(IMAGES)
+    reference = indexed(registry, image, lambda entry: entry.update(size=entry["size"] + wrong_by))
+    with imgpull.Puller(store) as puller:
+        if here:
+            puller.pull(f"{registry.address}/library/fake:below", platform="linux/amd64")
+        with pytest.raises(imgpull.SizeMismatchError) as caught:
+            puller.pull(reference, platform="linux/amd64")
+    assert caught.value.expected - caught.value.actual == wrong_by
+    assert (image.digest in store.content) == here
+
+
+def test_a_manifest_inside_the_index_is_not_asked_for(registry: FakeRegistry, store: imgpull.Store) -> None:
+    image = build(IMAGES)
+    raw = image.manifests[image.digest][1]
+    reference = indexed(registry, image, lambda entry: entry.update(data=base64.b64encode(raw).decode()))
+    with imgpull.Puller(store) as puller:
+        assert puller.pull(reference, platform="linux/amd64").manifest_digest == image.digest
+    assert registry.count("GET", image.digest) == 0
+    assert image.digest in store.content
+
+
+def test_a_manifest_inside_the_index_that_is_another_is_not_believed(
+    registry: FakeRegistry, store: imgpull.Store
+) -> None:
+    image = build(IMAGES)
+    raw = image.manifests[image.digest][1].replace(b"sha256:", b"sha256;")
+    reference = indexed(registry, image, lambda entry: entry.update(data=base64.b64encode(raw).decode()))
+    with imgpull.Puller(store) as puller:
+        assert puller.pull(reference, platform="linux/amd64").manifest_digest == image.digest
+    assert registry.count("GET", image.digest) == 1
+
+
+def test_data_that_is_no_manifest_is_not_kept(registry: FakeRegistry, store: imgpull.Store) -> None:
+    raw = b'{"schemaVersion": 2}'
+    image = build(IMAGES)
+
+    def change(entry: dict[str, Any]) -> None:
+        entry.update(data=base64.b64encode(raw).decode(), digest=imgpull.Digest.of_bytes(raw), size=len(raw))
+
+    with imgpull.Puller(store) as puller, pytest.raises(imgpull.ImageError):
+        puller.pull(indexed(registry, image, change), platform="linux/amd64")
+    assert imgpull.Digest.of_bytes(raw) not in store.content
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_layer_that_was_removed_after_it_came_is_fetched_again(
+    registry: FakeRegistry, store: imgpull.Store, which: int
+) -> None:
+    """Both layers are here; then one goes, before the unpacker opens it."""
+    image = build(IMAGES)
+    registry.add(image)
+    digest = image.layers[which].digest
+    fetched: set[str] = set()
+
+    def remove(event: Event) -> None:
+        if isinstance(event, BlobChanged) and event.state == "fetched":
+            fetched.add(event.digest)
+        elif isinstance(event, LayerChanged) and event.state == "waiting" and event.digest == digest:
+            until(lambda: {layer.digest for layer in image.layers} <= fetched, "both are here")
+            until(lambda: digest in store.content, "it is here")
+            store.content.remove(digest)
+
+    with imgpull.Puller(store) as puller:
+        pulled = puller.pull(f"{registry.address}/library/fake", progress=remove)
+    assert registry.count("GET", digest) == 2
+    assert pulled.chain_id in store.snapshots
+    assert digest in store.content
+
+
+def test_who_joins_a_pull_has_its_layers_joined(registry: FakeRegistry, store: imgpull.Store) -> None:
+    image = build(IMAGES)
+    registry.add(image)
+    gate = registry.block(image.layers[0].digest, at=10)
+    first, second = Tracker("first"), Tracker("second")
+    with imgpull.Puller(store) as puller:
+        ahead = puller.submit(f"{registry.address}/library/fake", progress=first)
+        gate.wait_reached()
+        behind = puller.submit(f"{registry.address}/library/fake", progress=second)
+        until(lambda: any(len(f._seats) == 2 for f in puller._traffic.pulls._live.values()), "the second has joined")
+        gate.open()
+        assert ahead.result(DEADLINE_SECONDS) == behind.result(DEADLINE_SECONDS)
+    assert [first.outcome(layer.digest) for layer in image.layers] == ["fetched", "fetched"]
+    assert [second.outcome(layer.digest) for layer in image.layers] == ["joined", "joined"]
+    assert (first.fetched_bytes > 0, second.fetched_bytes) == (True, 0)
+
+
+def test_a_sink_that_fails_at_the_end_costs_nothing(registry: FakeRegistry, store: imgpull.Store) -> None:
+    image = build(IMAGES)
+    registry.add(image)
+    gate = registry.block(image.layers[0].digest, at=10)
+
+    def broken(event: Event) -> None:
+        raise ZeroDivisionError
+
+    with imgpull.Puller(store) as puller:
+        ahead = puller.submit(f"{registry.address}/library/fake")
+        gate.wait_reached()
+        behind = puller.submit(f"{registry.address}/library/fake", progress=broken)
+        until(lambda: any(len(f._seats) == 2 for f in puller._traffic.pulls._live.values()), "the second has joined")
+        gate.open()
+        assert ahead.result(DEADLINE_SECONDS) == behind.result(DEADLINE_SECONDS)
+
+
+@pytest.mark.parametrize("extra", [0, 1, 1000])
+def test_a_partial_that_is_no_beginning_of_the_blob(registry: FakeRegistry, store: imgpull.Store, extra: int) -> None:
+    """As long as the blob and wrong, or longer: somebody wrote into the dead file."""
+    image = build(IMAGES)
+    registry.add(image)
+    layer = image.layers[0]
+    size = layer.descriptor["size"]
+    with store.content.writer(f"layer-{layer.digest}", expected=layer.digest, total_bytes=size) as writer:
+        writer.write(b"x")
+    (partial,) = (store.root / "ingest").glob("*/data")
+    partial.chmod(0o600)
+    partial.write_bytes(b"x" * (size + extra))
+    with imgpull.Puller(store) as puller:
+        assert puller.pull(f"{registry.address}/library/fake").chain_id in store.snapshots
+    assert registry.count("GET", layer.digest) == 1
+    assert not list((store.root / "ingest").iterdir())
