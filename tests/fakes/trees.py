@@ -102,18 +102,25 @@ def _give_xattrs(root: Path) -> None:
 def read_tree(root: Path, *, times: bool = True) -> dict[str, tuple[object, ...]]:
     """Every entry below ``root``, itself as ``""``: kind and mode, owner, content, attributes, time, link group."""
     found: dict[str, tuple[object, ...]] = {}
-    first: dict[int, str] = {}
     for directory, names, files in os.walk(root):
-        names.sort()
         here = os.path.relpath(directory, root)
-        for name in sorted([*names, *files, *([""] if here == "." else [])]):
+        for name in [*names, *files, *([""] if here == "." else [])]:
             path = os.path.join(directory, name) if name else directory
             shown = os.path.normpath(os.path.join(here, name)) if name else ""
-            found[shown] = _entry(path, shown, first, times=times)
-    return dict(sorted(found.items()))
+            found[shown] = _entry(path, times=times)
+    return grouped(found)
 
 
-def _entry(path: str, shown: str, first: dict[int, str], *, times: bool) -> tuple[object, ...]:
+def grouped(found: Mapping[str, tuple[object, ...]]) -> dict[str, tuple[object, ...]]:
+    """The same in order, with the first name of an inode in place of what stands last for it (None for none)."""
+    first: dict[object, str] = {}
+    return {
+        name: (*entry[:-1], None if entry[-1] is None else first.setdefault(entry[-1], name))
+        for name, entry in sorted(found.items())
+    }
+
+
+def _entry(path: str, *, times: bool) -> tuple[object, ...]:
     status = os.lstat(path)
     content: object = None
     if stat.S_ISREG(status.st_mode):
@@ -122,9 +129,9 @@ def _entry(path: str, shown: str, first: dict[int, str], *, times: bool) -> tupl
         content = os.readlink(path)
     elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
         content = status.st_rdev
-    group = None if stat.S_ISDIR(status.st_mode) else first.setdefault(status.st_ino, shown)
+    inode = None if stat.S_ISDIR(status.st_mode) else status.st_ino
     when = status.st_mtime_ns if times else 0
-    return (stat.filemode(status.st_mode), status.st_uid, status.st_gid, content, _xattrs(path), when, group)
+    return (stat.filemode(status.st_mode), status.st_uid, status.st_gid, content, _xattrs(path), when, inode)
 
 
 def _xattrs(path: str) -> dict[str, bytes]:
