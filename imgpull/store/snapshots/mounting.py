@@ -21,7 +21,6 @@ __all__ = ["may_mount", "mount_overlay", "unmount"]
 _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432
 _CLOSE_ON_EXEC = 1
 _SET_STRING, _CREATE = 1, 6
-_READ_ONLY = 1
 _FROM_EMPTY_PATH = 4
 _HERE = -100
 _DETACH, _NO_FOLLOW = 2, 8
@@ -45,7 +44,8 @@ def may_mount() -> bool:
 
 
 def mount_overlay(lowers: Sequence[str], settings: Mapping[str, str], target: Path) -> None:
-    """Mount ``lowers`` (the top first, at least two) on the directory ``target``, read-only.
+    """Mount ``lowers`` (the top first, at least two) on the directory ``target``. Where ``settings`` name no
+    ``upperdir``, nothing can be written there.
 
     Raises OSError: E2BIG for more than 500, and what else the kernel refuses."""
     if len(lowers) > _MOST:
@@ -97,7 +97,7 @@ def _by_fsconfig(lowers: Sequence[str], settings: Mapping[str, str], target: Pat
         for key, value in [*settings.items(), *(("lowerdir+", lower) for lower in lowers)]:
             _call(_FSCONFIG, context, _SET_STRING, key.encode(), value.encode(), 0)
         _call(_FSCONFIG, context, _CREATE, None, None, 0)
-        mount = _call(_FSMOUNT, context, _CLOSE_ON_EXEC, _READ_ONLY)
+        mount = _call(_FSMOUNT, context, _CLOSE_ON_EXEC, 0)
     except OSError as error:
         raise OSError(error.errno, _said(context) or error.strerror) from error
     finally:
@@ -121,7 +121,7 @@ def _by_mount(lowers: Sequence[str], settings: Mapping[str, str], target: Path) 
     if len(options) >= os.sysconf("SC_PAGE_SIZE"):
         # The kernel would cut them and mount what is left.
         raise OSError(errno.E2BIG, f"{len(lowers)} lower directories are more than a page of options holds")
-    if _libc().mount(b"overlay", os.fsencode(target), b"overlay", _READ_ONLY, options.encode()) != 0:
+    if _libc().mount(b"overlay", os.fsencode(target), b"overlay", 0, options.encode()) != 0:
         raise _failure(str(target))
 
 
