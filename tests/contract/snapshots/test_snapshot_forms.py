@@ -5,13 +5,16 @@ Compared are the merged view, the path of a view in its form (a mount or a tree 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from fakes.filesystems import mounts_below
 from fakes.snapshots import ROOT, Kind, Opener, chain, commit, seen, walked
 from fakes.trees import LONG_AGO, Entry, as_nobody, everything, place_of_nobody, read_tree, set_times, write_tree
 from imgpull.errors import StoreError
@@ -149,6 +152,60 @@ def test_a_store_does_all_it_does_on_this_file_system(opened: Opener, place: Pat
     snapshots.close()
 
 
+def mounted_or_not() -> object:
+    """How many mounts a view has by default, what it shows, and what is left of it."""
+    with tempfile.TemporaryDirectory() as made:
+        place = Path(made)
+        database = Database(place / "metadata.db", place / "metadata.lock", durability="none")
+        snapshots = Snapshots(place / "snapshots", database, durable=False, read_only=False)
+        commit(snapshots, "1", {"d/f": b"1", "d/gone": b"1"})
+        commit(snapshots, "2", {"top": b"2"}, chain("1"), gone=("d/gone",))
+        with snapshots.view(chain("2")) as rootfs:
+            shown, mounts = sorted(read_tree(rootfs.path)), len(mounts_below(place))
+        left = [*os.listdir(place / "snapshots/views"), *mounts_below(place)]
+        snapshots.close()
+        database.close()
+    return [mounts, shown, left]
+
+
+def become_root_of_a_namespace() -> None:
+    """As ``unshare --user --map-root-user --mount`` does, for this process: it may mount then, but nothing else."""
+    user, group = os.getuid(), os.getgid()
+    libc = ctypes.CDLL(None)
+    libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: changing the user took this process's own /proc away from it
+    if libc.unshare(0x10000000 | 0x00020000) != 0:
+        raise PermissionError("user namespaces are not to be had")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+        Path(f"/proc/self/{name}").write_text(text)
+
+
+@pytest.fixture
+def all_is_imported() -> None:
+    """What is imported at first use may lie where the other user can't read."""
+    mounted_or_not()
+
+
+@pytest.mark.usefixtures("all_is_imported")
+def test_in_a_user_namespace_of_its_own_an_ordinary_user_mounts() -> None:
+    def act() -> object:
+        try:
+            become_root_of_a_namespace()
+        except OSError as error:
+            return str(error)
+        return mounted_or_not()
+
+    answer = as_nobody(act)
+    if isinstance(answer, str):
+        pytest.skip(answer)
+    assert answer == [1, ["", "d", "d/f", "top"], []]
+
+
+@pytest.mark.usefixtures("all_is_imported")
+def test_an_ordinary_user_gets_a_tree() -> None:
+    assert as_nobody(mounted_or_not) == [0, ["", "d", "d/f", "top"], []]
+
+
+@pytest.mark.usefixtures("all_is_imported")
 def test_a_user_without_privileges_sees_the_true_modes() -> None:
     def act() -> object:
         database = Database(place / "metadata.db", place / "metadata.lock", durability="none")
