@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from fakes.trees import Entry, write_tree
+from fakes.trees import Entry, grouped, write_tree
 from imgpull.oci import Digest
 from imgpull.store.snapshots import Journal, MergedTree, Rootfs, Snapshots
 from imgpull.store.snapshots.overlay import Mounted
@@ -122,10 +122,9 @@ def _shown(root: Path) -> dict[str, bytes | None]:
 def walked(tree: MergedTree) -> dict[str, tuple[object, ...]]:
     """The merged view as :func:`fakes.trees.read_tree` would give it."""
     found: dict[str, tuple[object, ...]] = {}
-    first: dict[tuple[int, int], str] = {}
     for node in tree.walk():
-        shown = os.fsdecode(b"/".join(node.path))
-        status, content = node.stat, None
+        status = node.stat
+        content: object = None
         if node.is_regular:
             with open(node.open(), "rb") as file:
                 content = file.read()
@@ -133,8 +132,9 @@ def walked(tree: MergedTree) -> dict[str, tuple[object, ...]]:
             content = os.fsdecode(node.readlink())
         elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
             content = status.st_rdev
-        group = None if node.is_directory else first.setdefault((node.layer, status.st_ino), shown)
+        inode = None if node.is_directory else (node.layer, status.st_ino)
         xattrs = {os.fsdecode(key): value for key, value in sorted(node.xattrs().items())}
         mode = stat.filemode(status.st_mode)
-        found[shown] = (mode, status.st_uid, status.st_gid, content, xattrs, status.st_mtime_ns, group)
-    return dict(sorted(found.items()))
+        entry = (mode, status.st_uid, status.st_gid, content, xattrs, status.st_mtime_ns, inode)
+        found[os.fsdecode(b"/".join(node.path))] = entry
+    return grouped(found)

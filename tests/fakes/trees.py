@@ -106,18 +106,25 @@ def read_tree(root: Path, *, times: bool = True, digested: bool = False) -> dict
     """Every entry below ``root``, itself as ``""``: kind and mode, owner, content, attributes, time, link group.
     ``digested``: of a file's content its SHA-256 only, for trees larger than memory."""
     found: dict[str, tuple[object, ...]] = {}
-    first: dict[int, str] = {}
     for directory, names, files in os.walk(root):
-        names.sort()
         here = os.path.relpath(directory, root)
-        for name in sorted([*names, *files, *([""] if here == "." else [])]):
+        for name in [*names, *files, *([""] if here == "." else [])]:
             path = os.path.join(directory, name) if name else directory
             shown = os.path.normpath(os.path.join(here, name)) if name else ""
-            found[shown] = _entry(path, shown, first, times=times, digested=digested)
-    return dict(sorted(found.items()))
+            found[shown] = _entry(path, times=times, digested=digested)
+    return grouped(found)
 
 
-def _entry(path: str, shown: str, first: dict[int, str], *, times: bool, digested: bool) -> tuple[object, ...]:
+def grouped(found: Mapping[str, tuple[object, ...]]) -> dict[str, tuple[object, ...]]:
+    """The same in order, with the first name of an inode in place of what stands last for it (None for none)."""
+    first: dict[object, str] = {}
+    return {
+        name: (*entry[:-1], None if entry[-1] is None else first.setdefault(entry[-1], name))
+        for name, entry in sorted(found.items())
+    }
+
+
+def _entry(path: str, *, times: bool, digested: bool) -> tuple[object, ...]:
     status = os.lstat(path)
     content: object = None
     if stat.S_ISREG(status.st_mode):
@@ -126,15 +133,14 @@ def _entry(path: str, shown: str, first: dict[int, str], *, times: bool, digeste
         content = os.readlink(path)
     elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
         content = status.st_rdev
-    group = None if stat.S_ISDIR(status.st_mode) else first.setdefault(status.st_ino, shown)
+    inode = None if stat.S_ISDIR(status.st_mode) else status.st_ino
     when = status.st_mtime_ns if times else 0
-    return (stat.filemode(status.st_mode), status.st_uid, status.st_gid, content, _xattrs(path), when, group)
+    return (stat.filemode(status.st_mode), status.st_uid, status.st_gid, content, _xattrs(path), when, inode)
 
 
 def read_view(rootfs: Rootfs) -> dict[str, tuple[object, ...]]:
     """What :func:`read_tree` says, ``digested``, of a view that is nowhere on disk as a whole."""
     found: dict[str, tuple[object, ...]] = {}
-    first: dict[tuple[int, int], str] = {}
     for node in rootfs.tree.walk():
         shown = os.fsdecode(b"/".join(node.path))
         content: object = None
@@ -145,12 +151,12 @@ def read_view(rootfs: Rootfs) -> dict[str, tuple[object, ...]]:
             content = os.fsdecode(node.readlink())
         elif stat.S_ISCHR(node.stat.st_mode) or stat.S_ISBLK(node.stat.st_mode):
             content = node.stat.st_rdev
-        group = None if node.is_directory else first.setdefault((node.stat.st_dev, node.stat.st_ino), shown)
+        inode = None if node.is_directory else (node.stat.st_dev, node.stat.st_ino)
         attributes = {os.fsdecode(name): value for name, value in sorted(node.xattrs().items())}
         status = node.stat
         found[shown] = (stat.filemode(status.st_mode), status.st_uid, status.st_gid, content, attributes,
-                        status.st_mtime_ns, group)  # fmt: skip
-    return dict(sorted(found.items()))
+                        status.st_mtime_ns, inode)  # fmt: skip
+    return grouped(found)
 
 
 def file_digest(path: str) -> str:

@@ -4,7 +4,7 @@
 
     prepare ─▶ Active.path (write one layer's tree; its deletions go into a Journal) ─▶ commit ─▶ view ─▶ Rootfs
 
-Nothing here needs a mount, so all of it works without privileges.
+Nothing here needs a mount or a privilege; where a view may be mounted for other programs, it is.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ __all__ = ["may_mount", "mount_overlay", "unmount"]
 _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432
 _CLOSE_ON_EXEC = 1
 _SET_STRING, _CREATE = 1, 6
-_READ_ONLY = 1
 _FROM_EMPTY_PATH = 4
 _HERE = -100
 _DETACH, _NO_FOLLOW = 2, 8
@@ -45,23 +44,17 @@ def may_mount() -> bool:
 
 
 def mount_overlay(lowers: Sequence[str], settings: Mapping[str, str], target: Path) -> None:
-    """Mount ``lowers`` (the top first, at least two) on the directory ``target``, read-only.
+    """Mount ``lowers`` (the top first, at least two) on the directory ``target``. Where ``settings`` name no
+    ``upperdir``, nothing can be written there.
 
     Raises OSError: E2BIG for more than 500, and what else the kernel refuses."""
     if len(lowers) > _MOST:
         raise OSError(errno.E2BIG, f"the kernel stacks {_MOST} directories, not {len(lowers)}")
-    try:
-        _by_fsconfig(lowers, settings, target)
-    except OSError as error:
-        if error.errno not in _ELSEWISE:
-            raise
-        with _short_names(lowers) as short:
-            try:
-                _by_fsconfig(short, settings, target)
-            except OSError as error:
-                if error.errno not in _ELSEWISE:
-                    raise
-                _by_mount(short, settings, target)
+    if _by_fsconfig(lowers, settings, target):
+        return
+    with _short_names(lowers) as short:
+        if not _by_fsconfig(short, settings, target):
+            _by_mount(short, settings, target)
 
 
 def unmount(target: Path) -> None:
@@ -91,29 +84,32 @@ def _short_names(paths: Sequence[str]) -> Iterator[list[str]]:
         yield names
 
 
-def _by_fsconfig(lowers: Sequence[str], settings: Mapping[str, str], target: Path) -> None:
-    context = _call(_FSOPEN, b"overlay", _CLOSE_ON_EXEC)
+def _by_fsconfig(lowers: Sequence[str], settings: Mapping[str, str], target: Path) -> bool:
+    """False where another way may do better. Raises OSError."""
     try:
-        for key, value in [*settings.items(), *(("lowerdir+", lower) for lower in lowers)]:
-            _call(_FSCONFIG, context, _SET_STRING, key.encode(), value.encode(), 0)
-        _call(_FSCONFIG, context, _CREATE, None, None, 0)
-        mount = _call(_FSMOUNT, context, _CLOSE_ON_EXEC, _READ_ONLY)
+        mount = _configured([*settings.items(), *(("lowerdir+", lower) for lower in lowers)])
     except OSError as error:
-        raise OSError(error.errno, _said(context) or error.strerror) from error
-    finally:
-        os.close(context)
+        if error.errno in _ELSEWISE:
+            return False
+        raise
     try:
         _call(_MOVE_MOUNT, mount, b"", _HERE, os.fsencode(target), _FROM_EMPTY_PATH)
     finally:
         # Open, it would keep the mount busy, and make each unmounting a lazy one.
         os.close(mount)
+    return True
 
 
-def _said(context: int) -> str:
-    """The kernel's own words about what it refused (``e overlay: …``); it says why only there."""
-    with contextlib.suppress(OSError):
-        return os.read(context, 4096).decode(errors="replace").strip()
-    return ""
+def _configured(settings: Sequence[tuple[str, str]]) -> int:
+    """Descriptor of an overlay mount that is nowhere yet."""
+    context = _call(_FSOPEN, b"overlay", _CLOSE_ON_EXEC)
+    try:
+        for key, value in settings:
+            _call(_FSCONFIG, context, _SET_STRING, key.encode(), os.fsencode(value), 0)
+        _call(_FSCONFIG, context, _CREATE, None, None, 0)
+        return _call(_FSMOUNT, context, _CLOSE_ON_EXEC, 0)
+    finally:
+        os.close(context)
 
 
 def _by_mount(lowers: Sequence[str], settings: Mapping[str, str], target: Path) -> None:
@@ -121,7 +117,7 @@ def _by_mount(lowers: Sequence[str], settings: Mapping[str, str], target: Path) 
     if len(options) >= os.sysconf("SC_PAGE_SIZE"):
         # The kernel would cut them and mount what is left.
         raise OSError(errno.E2BIG, f"{len(lowers)} lower directories are more than a page of options holds")
-    if _libc().mount(b"overlay", os.fsencode(target), b"overlay", _READ_ONLY, options.encode()) != 0:
+    if _libc().mount(b"overlay", os.fsencode(target), b"overlay", 0, os.fsencode(options)) != 0:
         raise _failure(str(target))
 
 

@@ -16,9 +16,9 @@ from imgpull.store.snapshots.mounting import may_mount, mount_overlay
 __all__ = ["Mounted", "stacked"]
 
 _log = logging.getLogger("imgpull.store.snapshots")
-_SETTINGS = {"index": "off", "metacopy": "off", "redirect_dir": "nofollow", "xino": "off"}
-"""Said, not left to the kernel's configuration: no attribute in a layer may lead elsewhere (``overlay.redirect``
-or ``metacopy``; the applier refuses both), and inode numbers are the layers' own."""
+_SETTINGS = {"index": "off", "metacopy": "off", "redirect_dir": "nofollow"}
+"""Said, not left to the kernel's configuration: no attribute in a layer may lead elsewhere (``overlay.redirect`` and
+``overlay.metacopy``; the applier refuses both)."""
 _FORBIDDEN = frozenset({errno.EPERM, errno.EACCES, errno.ENODEV})
 
 

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from fakes.snapshots import Opener, chain, commit, directory_of, seen
+from fakes.filesystems import mounts_below
+from fakes.snapshots import Kind, Opener, chain, commit, directory_of, seen
 from fakes.trees import open_descriptors
 from imgpull.errors import SnapshotInUseError, SnapshotNotFoundError, StoreCorruptError, StoreError
 from imgpull.store.database import Database
@@ -118,28 +120,66 @@ signal.pause()
 """
 
 
-def test_a_killed_process_leaves_its_work_and_no_scratch(snapshots: Snapshots, opened: Opener, place: Path) -> None:
-    commit(snapshots, "1", {"f": b"1"})
-    with subprocess.Popen(
-        [sys.executable, "-c", CRASH, str(place), chain("1")], stdout=subprocess.PIPE, text=True
-    ) as process:
+@pytest.fixture
+def killed_once(snapshots: Snapshots, place: Path) -> Iterator[Callable[[], None]]:
+    """A process that shows the path of a view of ``1``, has scratch and work of its own; and what kills it."""
+    commit(snapshots, "1", {"f": b"1", "gone": b"1"})
+    commit(snapshots, "2", {}, chain("1"), gone=("gone",))
+    command = [sys.executable, "-c", CRASH, str(place), chain("2")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+
+        def kill() -> None:
+            process.kill()
+            process.wait()
+
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            living = opened()
-            assert {info.name for info in living.walk()} == {chain("1"), "scratch", "own work"}
-            assert len(os.listdir(place / "snapshots/views")) == 1
-            with pytest.raises(SnapshotInUseError):
-                living.remove(chain("1"))
-            living.close()
+            yield kill
         finally:
-            process.kill()
+            kill()
+
+
+def test_a_killed_process_leaves_its_work_and_no_scratch(
+    opened: Opener, kind: Kind, place: Path, killed_once: Callable[[], None]
+) -> None:
+    living = opened()
+    assert {info.name for info in living.walk()} == {chain("1"), chain("2"), "scratch", "own work"}
+    assert len(os.listdir(place / "snapshots/views")) == 1
+    assert len(mounts_below(place)) == 1 or not kind.mounts
+    with pytest.raises(SnapshotInUseError):
+        living.remove(chain("2"))
+    living.close()
+    killed_once()
     after = opened()
-    assert {info.name for info in after.walk()} == {chain("1"), "own work"}
+    assert {info.name for info in after.walk()} == {chain("1"), chain("2"), "own work"}
     assert os.listdir(place / "snapshots/views") == []
-    after.commit(chain("2"), "own work", parent=chain("1"))
-    assert seen(after, chain("2")) == {"f": b"0"}
+    assert mounts_below(place) == []
+    after.commit(chain("3"), "own work", parent=chain("2"))
+    assert seen(after, chain("3")) == {"f": b"0"}
     after.close()
+
+
+def test_a_dead_view_that_this_process_may_not_unmount_stays_and_stops_nobody(
+    opened: Opener,
+    place: Path,
+    killed_once: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    killed_once()
+    if not mounts_below(place):
+        pytest.skip("nothing was mounted")
+    with monkeypatch.context() as patch:
+        patch.setattr("imgpull.store.snapshots.views.unmount", lambda target: None)
+        other = opened()
+    assert "another file system is mounted there" in caplog.text
+    (view,) = (place / "snapshots/views").iterdir()
+    assert (view / "rootfs/f").read_bytes() == b"1"
+    assert seen(other, chain("2")) == {"f": b"1"}
+    other.close()
+    opened().close()
+    assert os.listdir(place / "snapshots/views") == []
 
 
 @pytest.mark.parametrize("durable", [True, False])

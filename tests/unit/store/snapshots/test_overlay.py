@@ -72,7 +72,7 @@ def old_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*args: object) -> None:
         raise OSError(errno.EINVAL, "overlay: Unknown parameter 'lowerdir+'")
 
-    monkeypatch.setattr(mounting, "_by_fsconfig", unknown)
+    monkeypatch.setattr(mounting, "_configured", unknown)
 
 
 @pytest.mark.parametrize("count", [1, 2, 128, 500])
@@ -102,6 +102,19 @@ def test_more_layers_than_a_page_of_options_holds(place: Path, caplog: pytest.Lo
     caplog.set_level("INFO")
     assert shown(many(place, 300), place) is None
     assert "more than a page of options holds" in caplog.text
+
+
+STRANGE = "caf\udce9:a,b\\c=d"
+"""No UTF-8, and what separates options and directories."""
+
+
+def test_paths_are_taken_as_they_are(place: Path) -> None:
+    assert same(many(place / STRANGE, 3, gone=True), place / STRANGE)
+
+
+@pytest.mark.usefixtures("old_kernel")
+def test_paths_are_taken_as_they_are_by_an_older_kernel(place: Path) -> None:
+    assert same(many(place / STRANGE, 3, gone=True), place / STRANGE)
 
 
 def test_paths_longer_than_the_kernel_takes(place: Path) -> None:
