@@ -420,3 +420,18 @@ def test_forked_while_a_watcher_waits(theirs: ProcessKeys, path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     assert scripts.finish(process) == "entered\n" * 2
+
+
+def test_the_interpreter_exits_quietly_while_a_watcher_waits(theirs: ProcessKeys, path: Path) -> None:
+    source = """
+        import threading
+        from imgpull.locking import ProcessKeys
+        keys = ProcessKeys(sys.argv[1])
+        threading.Thread(target=lambda: keys.hold("a").__enter__(), daemon=True).start()
+        while not keys.waiters("a"):
+            pass
+        print("done")
+    """
+    with theirs.hold("a"):
+        process = scripts.begin(source, path)
+        assert process.communicate(timeout=scripts.DEADLINE_SECONDS) == ("done\n", "")
