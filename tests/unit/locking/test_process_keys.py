@@ -285,7 +285,7 @@ class TestItsLife:
         assert len(ours) == 0
 
     def test_closed_while_a_watcher_waits(self, ours: ProcessKeys, theirs: ProcessKeys, path: Path) -> None:
-        """The descriptor stays open for the watcher: its number must not become another file's meanwhile."""
+        """The descriptor stays open for the watcher, and no longer."""
         with theirs.hold(KEY), ours.hold("another"):
             worker = waiting(ours, lambda: enter(ours))
             ours.close()
