@@ -52,7 +52,7 @@ class ProcessKeys:
     :class:`~imgpull.StoreError` when the file can't be opened or locked.
 
     A child made by ``os.fork`` starts with an empty table and a description of its own: to its parent it is another
-    process. When a process dies, however, its keys are free.
+    process. When a process dies its keys are free.
     """
 
     __slots__ = ("__weakref__", "_closed", "_file", "_holders", "_lock", "_mutex", "_wanted")
@@ -92,7 +92,7 @@ class ProcessKeys:
             self._closed = True
             for hold in list(self._holders.values()):
                 self._give_up(hold)
-            if not self._wanted:  # else the last watcher does it
+            if not self._wanted:  # a watcher's descriptor must stay: its number could become another file's
                 self._file.close()
 
     def __repr__(self) -> str:
@@ -143,7 +143,7 @@ class ProcessKeys:
             threading.Thread(target=self._watch, args=(key, offset), name=f"imgpull-watch {key}", daemon=True).start()
         except RuntimeError:  # can't start new thread
             with self._lock:
-                del self._wanted[key]
+                self._unwatch(key)
             raise
 
     def _watch(self, key: str, offset: int) -> None:
@@ -153,17 +153,22 @@ class ProcessKeys:
         except StoreError as error:
             fault = error
         with self._lock:
-            hold = self._wanted.pop(key)
+            hold = self._unwatch(key)
             if self._closed:
                 fault = self._is_closed()
             if hold is not None and fault is None:
                 self._holders[key] = hold
             else:
                 self._file.unlock(offset)
-            if self._closed and not self._wanted:
-                self._file.close()
         if hold is not None:
             hold.bell.put(fault)
+
+    def _unwatch(self, key: str) -> _Hold | None:
+        """Forget a watcher that ends, and return for whom it watched; after the last one a closed file is closed."""
+        hold = self._wanted.pop(key)
+        if self._closed and not self._wanted:
+            self._file.close()
+        return hold
 
     def _is_closed(self) -> StoreError:
         path = self._file.path

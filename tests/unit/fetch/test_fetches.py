@@ -45,10 +45,10 @@ def waiting(fetches: Fetches, count: int) -> None:
 
 def test_each_thread_waits_for_its_own() -> None:
     transfers = Transfers()
-    with Fetches(Cancellation(), discard) as fetches:
+    with Fetches(discard) as fetches:
         for blob in BLOBS:
             transfers.board(fetches, blob)
-        threads = {digest: start(lambda digest=digest: fetches.wait(digest)) for digest in (A, B, C)}  # type: ignore[misc]
+        threads = {digest: start(lambda digest=digest: fetches.wait(digest, Cancellation())) for digest in (A, B, C)}  # type: ignore[misc]
         waiting(fetches, 3)
         transfers.arrive(B)
         threads[B].outcome()
@@ -56,45 +56,45 @@ def test_each_thread_waits_for_its_own() -> None:
         assert threads[C].is_alive()
         transfers.arrive(A)
         transfers.arrive(C)
-        fetches.wait_all()
+        fetches.wait_all(Cancellation())
         for thread in threads.values():
             thread.outcome()
 
 
 def test_the_first_error_ends_every_wait_with_an_object_of_its_own() -> None:
     transfers = Transfers()
-    with Fetches(Cancellation(), discard) as fetches:
+    with Fetches(discard) as fetches:
         for blob in BLOBS:
             transfers.board(fetches, blob)
         transfers.arrive(C)
-        threads = [start(lambda digest=digest: fetches.wait(digest)) for digest in (A, B)]  # type: ignore[misc]
+        threads = [start(lambda digest=digest: fetches.wait(digest, Cancellation())) for digest in (A, B)]  # type: ignore[misc]
         waiting(fetches, 2)
         transfers.arrive(A, NotFoundError("first", registry="r", status=404))
         transfers.arrive(B, NotFoundError("second", registry="r", status=404))
         errors = [thread.done().error for thread in threads]
         assert [str(error) for error in errors] == ["first", "first"]
         assert errors[0] is not errors[1]
-        fetches.wait(C)  # what has arrived is here, whatever became of the others
+        fetches.wait(C, Cancellation())  # what has arrived is here, whatever became of the others
         with pytest.raises(NotFoundError, match="first"):
-            fetches.wait_all()
+            fetches.wait_all(Cancellation())
 
 
 def test_errors_that_came_after_are_noted() -> None:
     transfers = Transfers()
-    with pytest.raises(NotFoundError, match="first") as caught, Fetches(Cancellation(), discard) as fetches:
+    with pytest.raises(NotFoundError, match="first") as caught, Fetches(discard) as fetches:
         for blob in BLOBS:
             transfers.board(fetches, blob)
         transfers.arrive(A, NotFoundError("first", registry="r", status=404))
         transfers.arrive(B, NotFoundError("second", registry="r", status=404))
-        fetches.wait(A)
+        fetches.wait(A, Cancellation())
     assert caught.value.__notes__ == ["also: second"]
 
 
 def test_a_cancel_ends_the_wait() -> None:
     transfers, cancel = Transfers(), Cancellation()
-    with Fetches(cancel, discard) as fetches:
+    with Fetches(discard) as fetches:
         transfers.board(fetches, BLOBS[0])
-        thread = start(lambda: fetches.wait(A))
+        thread = start(lambda: fetches.wait(A, cancel))
         waiting(fetches, 1)
         cancel.cancel()
         assert isinstance(thread.done().error, PullCancelledError)
@@ -103,7 +103,7 @@ def test_a_cancel_ends_the_wait() -> None:
 
 def test_leaving_gives_up_every_seat_also_one_that_is_taken_afterwards() -> None:
     transfers = Transfers()
-    with Fetches(Cancellation(), discard) as fetches:
+    with Fetches(discard) as fetches:
         transfers.board(fetches, BLOBS[0])
     transfers.board(fetches, BLOBS[1])
     assert [transfers.seats[digest].flight.cancel.cancelled for digest in (A, B)] == [True, True]
@@ -111,7 +111,7 @@ def test_leaving_gives_up_every_seat_also_one_that_is_taken_afterwards() -> None
 
 def test_under_way_is_not_asked_for_twice_and_arrived_is() -> None:
     transfers = Transfers()
-    with Fetches(Cancellation(), discard) as fetches:
+    with Fetches(discard) as fetches:
         fetches.wait(A)  # not asked for
         transfers.board(fetches, BLOBS[0])
         transfers.board(fetches, BLOBS[0])
@@ -120,23 +120,23 @@ def test_under_way_is_not_asked_for_twice_and_arrived_is() -> None:
         transfers.board(fetches, BLOBS[0])
         assert transfers.asked == [A, A]
         transfers.arrive(A)
-        fetches.wait(A)
+        fetches.wait(A, Cancellation())
 
 
 def test_a_boarding_that_fails_fails_those_who_wait() -> None:
     def broken(landed: Landed[None], sink: EventSink) -> Seat[None]:
         raise ZeroDivisionError
 
-    with Fetches(Cancellation(), discard) as fetches:
+    with Fetches(discard) as fetches:
         with pytest.raises(ZeroDivisionError):
             fetches.board(BLOBS[0], broken)
         with pytest.raises(ZeroDivisionError):
-            fetches.wait(A)
+            fetches.wait(A, Cancellation())
 
 
 def test_joining_is_told() -> None:
     transfers, heard = Transfers(), list[Event]()
-    with Fetches(Cancellation(), heard.append) as fetches:
+    with Fetches(heard.append) as fetches:
         transfers.board(fetches, BLOBS[0], joined=True)
         transfers.board(fetches, BLOBS[1])
     assert heard == [BlobChanged(A, 1, "joined")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -68,6 +68,15 @@ def free(keys: ProcessKeys) -> bool:
             return True
     except LockTimeoutError:
         return False
+
+
+def descriptors(path: Path) -> int:
+    """How many descriptors of this process are open on ``path``."""
+    count = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the listing's own, closed since
+            count += link.readlink() == path
+    return count
 
 
 class TestAmongProcesses:
@@ -176,6 +185,27 @@ class TestWatchers:
         no_watchers()
         assert free(theirs)
 
+    def test_until_it_has_ended_nobody_else_of_its_process_has_the_byte(
+        self, ours: ProcessKeys, theirs: ProcessKeys, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else what one thread gives up is what the watcher was granted, and believes it has."""
+        granted, come = threading.Event(), threading.Event()
+        lock = ByteLocks.lock
+
+        def lock_and_linger(locks: ByteLocks, offset: int) -> None:
+            lock(locks, offset)
+            granted.set()
+            come.wait()
+
+        monkeypatch.setattr(ByteLocks, "lock", lock_and_linger)
+        with theirs.hold(KEY), pytest.raises(LockTimeoutError):
+            enter(ours, 0.01)
+        granted.wait()
+        assert not free(ours)
+        worker = waiting(ours, lambda: ours.hold(KEY).__enter__() and free(theirs))
+        come.set()
+        assert worker.outcome() is False
+
     def test_a_cancelled_thread_leaves_it_to_the_next_in_the_queue(
         self, ours: ProcessKeys, theirs: ProcessKeys
     ) -> None:
@@ -254,16 +284,18 @@ class TestItsLife:
             enter(ours)
         assert len(ours) == 0
 
-    def test_closed_while_a_watcher_waits(self, ours: ProcessKeys, theirs: ProcessKeys) -> None:
-        """The descriptor stays open for the watcher: its number must not become another file's meanwhile."""
+    def test_closed_while_a_watcher_waits(self, ours: ProcessKeys, theirs: ProcessKeys, path: Path) -> None:
+        """The descriptor stays open for the watcher, and no longer."""
         with theirs.hold(KEY), ours.hold("another"):
             worker = waiting(ours, lambda: enter(ours))
             ours.close()
             with theirs.hold("another", timeout_seconds=0):
                 pass
+            assert descriptors(path) == 2
         with pytest.raises(StoreError, match="is closed"):
             worker.outcome()
         no_watchers()
+        assert descriptors(path) == 1
         assert free(theirs)
 
     def test_repr(self, ours: ProcessKeys, path: Path) -> None:
@@ -388,3 +420,18 @@ def test_forked_while_a_watcher_waits(theirs: ProcessKeys, path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     assert scripts.finish(process) == "entered\n" * 2
+
+
+def test_the_interpreter_exits_quietly_while_a_watcher_waits(theirs: ProcessKeys, path: Path) -> None:
+    source = """
+        import threading
+        from imgpull.locking import ProcessKeys
+        keys = ProcessKeys(sys.argv[1])
+        threading.Thread(target=lambda: keys.hold("a").__enter__(), daemon=True).start()
+        while not keys.waiters("a"):
+            pass
+        print("done")
+    """
+    with theirs.hold("a"):
+        process = scripts.begin(source, path)
+        assert process.communicate(timeout=scripts.DEADLINE_SECONDS) == ("done\n", "")
