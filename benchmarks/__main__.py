@@ -209,12 +209,12 @@ def scale(
     from benchmarks.scaling import AXES, Scale
     from benchmarks.scenarios import opened, setting_of
 
-    records = Records(as_json, save)
-    setting = setting_of(image, layouts_of(image, images_dir))
     if axes["processes"]:
         arms_of_processes(arms)
     if not any(axes.values()):
         axes["pulls"] = [1, 5, 10, 20, 50, 100, 1000]
+    records = Records(as_json, save)
+    setting = setting_of(image, layouts_of(image, images_dir))
     with failing():
         made = Scale(setting, partial(opened, durability=durability, seed=seed), arms, repeats, records.emit)
         for axis in AXES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,18 @@ def _written(source: Path, layers: Sequence[BuiltLayer], directory: Path, tag: s
     for layer in layers:
         name = layer.digest.removeprefix("sha256:")
         if not (target.blobs / name).exists():
-            os.symlink((source / "blobs" / "sha256" / name).resolve(), target.blobs / name)
+            _same_file(source / "blobs" / "sha256" / name, target.blobs / name)
     repository = facts_of(source).name.rpartition(":")[0]
     target.finish(f"{repository}:{tag}", layers, {}, f"derived from {source.name}")
     return directory
+
+
+def _same_file(source: Path, target: Path) -> None:
+    """By hard link where that is possible; never by symbolic link, which a server of layouts does not follow."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _layers_of(layout: Path) -> list[BuiltLayer]:
