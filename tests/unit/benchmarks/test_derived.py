@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +74,7 @@ def test_an_emptied_store_is_a_store_with_nothing_in_it(layout: Path, tmp_path: 
         assert pulled(layout, store) == ["file-0", "file-1", "file-2"]
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not on PATH")
 def test_a_result_names_its_commit(tmp_path: Path) -> None:
     assert commit_of(tmp_path) is None
 
