@@ -57,7 +57,7 @@ class Imgpull(_Program):
         return [[sys.executable, "-m", "imgpull", *options, "pull", place.reference]]
 
 
-class ImgpullThreads(_Program):
+class ImgpullThreads:
     """All pulls in one process, as a daemon's callers would make them."""
 
     name = "imgpull-threads"

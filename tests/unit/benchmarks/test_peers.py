@@ -130,6 +130,11 @@ def test_a_silent_failure_names_program_and_status(programs: Programs, run: Run)
     assert record["error"] == "podman ended with status 125"
 
 
+def test_a_program_that_does_not_start_is_a_failure(run: Run) -> None:
+    (record,) = run.of(Command("a", ("/no/such/program",)))
+    assert record["error"] == "/no/such/program: No such file or directory"
+
+
 def test_a_lane_ends_with_its_first_failure(programs: Programs, run: Run) -> None:
     programs.add("skopeo", "exit 1")
     programs.add("umoci")
