@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,6 @@ from benchmarks.recipes import RECIPES
 
 IMAGES = Path("benchmarks") / "images"
 _BUILT = (DEMO, *RECIPES, "zstd")
-_OLD_ARMS_LARGEST = {"convoy": 20, "backoff": 100}
-"""Pulls past which an old arm takes minutes and shows nothing new."""
 
 
 def _known_image(_context: click.Context, _parameter: click.Parameter, image: str) -> str:
@@ -47,6 +46,17 @@ def _chosen_peers(_context: click.Context, _parameter: click.Parameter, text: st
     return _names(text or ",".join(PEERS), list(PEERS), "peer")
 
 
+def _counts(_context: click.Context, _parameter: click.Parameter, text: str | None) -> list[int]:
+    """``1,5,20``; nothing for an axis that was not asked for."""
+    try:
+        counts = [int(count) for count in (text or "").split(",") if text]
+    except ValueError:
+        counts = [0]
+    if any(count < 1 for count in counts):
+        raise click.BadParameter(f"{text!r} is no list of counts, such as 1,5,20")
+    return counts
+
+
 def _names(text: str, known: Sequence[str], what: str) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
@@ -63,6 +73,7 @@ _arms = click.option("--arms", default="suppression,backoff,convoy", show_defaul
 _repeats = click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
 _json = click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout instead of tables.")
 _save = click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Append the JSON lines to FILE.")
+_seed = click.option("--seed", type=int, help="Of the arms' random sleeps; drawn and written down by default.")
 _durability = click.option("--durability", type=click.Choice(["full", "none"]), default="full", show_default=True)
 
 
@@ -107,15 +118,28 @@ def layouts_of(image: str, images_dir: Path) -> list[Path]:
     return built([image], images_dir, lambda line: click.echo(line, err=True))
 
 
+def arms_of_processes(arms: Sequence[str]) -> list[str]:
+    """Those arms that processes have; says which are left out."""
+    from benchmarks.processes import PROCESS_ARMS
+
+    chosen = [arm for arm in arms if arm in PROCESS_ARMS]
+    if left_out := [arm for arm in arms if arm not in chosen]:
+        click.echo(f"{', '.join(left_out)}: inside one process only, left out of --processes", err=True)
+    if not chosen:
+        raise click.UsageError(f"--processes has the arms {', '.join(PROCESS_ARMS)}")
+    return chosen
+
+
 @contextlib.contextmanager
 def failing() -> Iterator[None]:
     """What goes wrong while measuring, in one line."""
     from benchmarks.measure import MeasureError
     from benchmarks.origin import OriginError
+    from benchmarks.scaling import ScaleError
 
     try:
         yield
-    except (MeasureError, OriginError) as error:
+    except (MeasureError, OriginError, ScaleError) as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -140,18 +164,21 @@ def images(names: tuple[str, ...], out: Path) -> None:
 @click.option("--processes", is_flag=True, help="Processes of the CLI instead of threads: the seed's own script.")
 @_images_dir
 @_durability
+@_seed
 @_json
 @_save
 def compare(
     image: str, pulls: int, arms: list[str], repeats: int, processes: bool, images_dir: Path, durability: str,
-    as_json: bool, save: Path | None,
+    seed: int | None, as_json: bool, save: Path | None,
 ) -> None:  # fmt: skip
     """The seed's table: real, user, sys per arm, and under it the causes."""
     from benchmarks.report import comparison
     from benchmarks.scenarios import opened, setting_of
 
     records = Records(as_json, save)
-    with failing(), opened(setting_of(image, layouts_of(image, images_dir)), durability) as bench:
+    arms = arms_of_processes(arms) if processes else arms
+    setting = setting_of(image, layouts_of(image, images_dir))
+    with failing(), opened(setting, durability, seed=seed) as bench:
         records.emit(bench.header())
         bench.compare(arms, pulls, repeats, processes=processes, timeline=True, emit=records.emit)
     records.report(comparison)
@@ -159,26 +186,40 @@ def compare(
 
 @main.command()
 @_image
-@click.option("--pulls", default="1,5,10,20,50,100,1000", show_default=True)
+@click.option("--pulls", callback=_counts, help="How many at once.  [default: 1,5,10,20,50,100,1000]")
+@click.option("--layers", callback=_counts, help="How many of the image's layers, such as 1,10,40 of manylayers.")
+@click.option("--images", callback=_counts, help="How many images upon one base, such as 1,2,5,10.")
+@click.option("--processes", callback=_counts, help="How many processes of the CLI, such as 1,5,20.")
 @_arms
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True)
 @_images_dir
 @_durability
+@_seed
 @_json
 @_save
 def scale(
-    image: str, pulls: str, arms: list[str], repeats: int, images_dir: Path, durability: str, as_json: bool,
-    save: Path | None,
+    image: str, arms: list[str], repeats: int, images_dir: Path, durability: str, seed: int | None, as_json: bool,
+    save: Path | None, **axes: list[int],
 ) -> None:  # fmt: skip
-    """How the cost grows with the number of pulls; an old arm stops where it would take minutes."""
+    """How the cost grows, one axis after another; on those of layers and images, five pull each image at once.
+
+    An old arm stops where it would take minutes.
+    """
     from benchmarks.report import growth
+    from benchmarks.scaling import AXES, Scale
     from benchmarks.scenarios import opened, setting_of
 
+    if axes["processes"]:
+        arms_of_processes(arms)
+    if not any(axes.values()):
+        axes["pulls"] = [1, 5, 10, 20, 50, 100, 1000]
     records = Records(as_json, save)
-    counts = [int(count) for count in pulls.split(",")]
-    with failing(), opened(setting_of(image, layouts_of(image, images_dir)), durability) as bench:
-        records.emit(bench.header())
-        bench.scale(arms, counts, _OLD_ARMS_LARGEST, repeats, "scale-pulls", records.emit)
+    setting = setting_of(image, layouts_of(image, images_dir))
+    with failing():
+        made = Scale(setting, partial(opened, durability=durability, seed=seed), arms, repeats, records.emit)
+        for axis in AXES:
+            if axes[axis]:
+                made.run(axis, axes[axis])
     records.report(growth)
 
 

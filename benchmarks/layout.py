@@ -37,6 +37,7 @@ class ImageFacts:
     """What an image costs to pull."""
 
     name: str
+    config_digest: str
     layers: int
     size_bytes: int
     blob_sizes: Mapping[str, int]
@@ -135,6 +136,7 @@ def facts_of(directory: Path) -> ImageFacts:
     digests = [layer["digest"] for layer in manifest["layers"]]
     return ImageFacts(
         name=descriptor["annotations"][_REF_NAME],
+        config_digest=manifest["config"]["digest"],
         layers=len(manifest["layers"]),
         size_bytes=sum(sizes.values()),
         blob_sizes=sizes,

@@ -15,16 +15,17 @@ from typing import Any
 from benchmarks.measure import MeasureError, Spec
 from benchmarks.origin import ROOT, Origin
 
-__all__ = ["measure_processes"]
+__all__ = ["PROCESS_ARMS", "empty_store", "measure_processes"]
 
-_ARMS = ("suppression", "backoff")
+PROCESS_ARMS = ("suppression", "backoff")
+"""``convoy`` is a lock inside one process: it has no form of several."""
 
 
 def measure_processes(spec: Spec, served: Origin, *, dropped: bool) -> list[dict[str, Any]]:
     """Runs ``spec`` as processes. GETs and bytes are the registry's own count; what happens inside the processes
     (layers applied, wake-ups) can't be seen from here and is not in the record."""
-    if spec.arm not in _ARMS:
-        raise MeasureError(f"the arm {spec.arm} lives inside one process; --processes has {', '.join(_ARMS)}")
+    if spec.arm not in PROCESS_ARMS:
+        raise MeasureError(f"the arm {spec.arm} lives inside one process; processes have {', '.join(PROCESS_ARMS)}")
     before = served.served() or (0, 0)
     start = time.perf_counter()
     children = [_start(spec, number) for number in range(spec.pulls)]
@@ -36,7 +37,9 @@ def measure_processes(spec: Spec, served: Origin, *, dropped: bool) -> list[dict
         "arm": spec.arm,
         "image": spec.image,
         "pulls": spec.pulls,
+        "images": len(set(spec.references)),
         "repeat": spec.repeat,
+        "seed": spec.seed,
         "wall_seconds": round(wall, 6),
         "user_seconds": round(sum(usage.ru_utime for usage in usages), 6),
         "system_seconds": round(sum(usage.ru_stime for usage in usages), 6),
@@ -50,6 +53,33 @@ def measure_processes(spec: Spec, served: Origin, *, dropped: bool) -> list[dict
     if after is not None:
         record["blob_gets"], record["bytes_fetched"] = after[0] - before[0], after[1] - before[1]
     return [record]
+
+
+def empty_store(root: str) -> None:
+    """``imgpull rmi`` of every image, then of every snapshot and blob, which ``rmi`` leaves to collection.
+
+    The seed's script calls ``rmi``, not ``rm -r``: database, directories and lock files are there when the next run
+    begins. Nothing to do where there is no store yet.
+    """
+    if not os.path.isdir(root):
+        return
+    from imgpull.store import Store
+
+    with Store(root, durability="none") as store:
+        references = sorted({image.reference for image in store.images.list()})
+        if references:
+            command = [sys.executable, "-m", "imgpull", "--store", root, "-q", "rmi", *references]
+            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        snapshots = list(store.snapshots.walk())
+        parents = {snapshot.parent for snapshot in snapshots}
+        while snapshots:  # children first: a parent that is in use can't be removed
+            for snapshot in [one for one in snapshots if one.name not in parents]:
+                store.snapshots.remove(snapshot.name)
+                snapshots.remove(snapshot)
+            parents = {snapshot.parent for snapshot in snapshots}
+        for blob in list(store.content.walk()):
+            store.content.remove(blob.digest)
+    os.sync()
 
 
 def _start(spec: Spec, number: int) -> subprocess.Popen[bytes]:

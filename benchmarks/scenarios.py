@@ -7,7 +7,8 @@ or gets busy does not favour the arm that came first. Before each run the volume
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from benchmarks.environment import environment
 from benchmarks.layout import facts_of
 from benchmarks.measure import Spec, measure
 from benchmarks.origin import Kind, Origin, origin, remote_origin
-from benchmarks.processes import measure_processes
+from benchmarks.processes import empty_store, measure_processes
 from benchmarks.volume import Volume, drop_caches, measuring_volume
 
 __all__ = ["Bench", "Setting", "interleaved", "opened", "setting_of"]
@@ -62,14 +63,15 @@ def interleaved(arms: Sequence[str], repeats: int) -> Iterator[tuple[int, str]]:
 class Bench:
     """A registry that serves, a volume to pull onto, and where records go."""
 
-    def __init__(self, setting: Setting, served: Origin, volume: Volume, durability: str) -> None:
+    def __init__(self, setting: Setting, served: Origin, volume: Volume, durability: str, seed: int) -> None:
         self.setting = setting
         self.served = served
         self.volume = volume
         self.durability = durability
+        self.seed = seed
 
     def header(self) -> Record:
-        return environment(self.volume.description, self.served.description, self.durability)
+        return environment(self.volume.description, self.served.description, self.durability, self.seed)
 
     def spec(self, scenario: str, arm: str, pulls: int, repeat: int) -> Spec:
         return Spec(
@@ -83,6 +85,7 @@ class Bench:
             durability=self.durability,
             image_bytes=self.setting.image_bytes,
             image_layers=self.setting.image_layers,
+            seed=self.seed + repeat,
         )
 
     def run(self, spec: Spec) -> list[Record]:
@@ -91,34 +94,37 @@ class Bench:
         return measure(spec)
 
     def run_processes(self, spec: Spec) -> list[Record]:
-        """One run of processes, as the seed's script makes it: nothing stored (its ``rmi``), page cache dropped."""
-        self.volume.wipe()
-        return measure_processes(replace(spec, scenario="processes"), self.served, dropped=drop_caches())
+        """One run of processes, as the seed's script makes it: in the store of the last run, of which ``rmi`` has left
+        nothing, and with the page cache dropped."""
+        empty_store(spec.store)
+        return measure_processes(spec, self.served, dropped=drop_caches())
 
     def compare(self, arms: Sequence[str], pulls: int, repeats: int, *, processes: bool, timeline: bool,
                 emit: Callable[[Record], None]) -> None:  # fmt: skip
         for repeat, arm in interleaved(arms, repeats):
-            spec = self.spec("compare", arm, pulls, repeat)
+            spec = self.spec("processes" if processes else "compare", arm, pulls, repeat)
             records = self.run_processes(spec) if processes else self.run(replace(spec, timeline=timeline))
             for record in records:
                 emit(record)
 
-    def scale(self, arms: Sequence[str], pulls: Sequence[int], largest: dict[str, int], repeats: int,
-              scenario: str, emit: Callable[[Record], None]) -> None:  # fmt: skip
+    def scale(self, arms: Sequence[str], pulls: Sequence[int], largest: Mapping[str, int], repeats: int,
+              scenario: str, emit: Callable[[Record], None], *, processes: bool = False) -> None:  # fmt: skip
         """Every arm over growing numbers of pulls; an arm stops at its ``largest``."""
+        run = self.run_processes if processes else self.run
         for repeat, arm in interleaved(arms, repeats):
             for count in pulls:
                 if count <= largest.get(arm, count):
-                    for record in self.run(self.spec(scenario, arm, count, repeat)):
+                    for record in run(self.spec(scenario, arm, count, repeat)):
                         emit(record)
 
 
 @contextlib.contextmanager
-def opened(setting: Setting, durability: str, kind: Kind = "auto") -> Iterator[Bench]:
-    """Starts the registry and makes the volume for the block."""
+def opened(setting: Setting, durability: str, kind: Kind = "auto", seed: int | None = None) -> Iterator[Bench]:
+    """Starts the registry and makes the volume for the block. ``seed``: of the arms' random sleeps; None draws one."""
     with contextlib.ExitStack() as stack:
         if setting.remote:
             serving = remote_origin(setting.remote)
         else:
             serving = stack.enter_context(origin(setting.layouts, kind))
-        yield Bench(setting, serving, stack.enter_context(measuring_volume()), durability)
+        drawn = random.randrange(1 << 32) if seed is None else seed
+        yield Bench(setting, serving, stack.enter_context(measuring_volume()), durability, drawn)

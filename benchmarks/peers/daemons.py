@@ -70,8 +70,10 @@ class Dockerd:
     def ready(self, place: Place) -> Iterator[Ready]:
         with tempfile.TemporaryDirectory(prefix="imgpull-peer-") as folder:
             address = Path(folder) / "docker.sock"
+            config = Path(folder) / "daemon.json"
+            config.write_text("{}")  # not that of the host's own daemon
             command = ["dockerd", "--host", f"unix://{address}", "--data-root", str(place.directory / "root")]
-            command += ["--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid", "--config-file", "/dev/null"]
+            command += ["--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid", "--config-file", str(config)]
             command += ["--bridge", "none", "--iptables=false", "--storage-driver", "overlay2"]
             with _serving(command, address, {}) as pid:
                 pull = ["docker", "-H", f"unix://{address}", "pull", "-q", place.reference]

@@ -20,19 +20,29 @@ def _run(lanes: list[list[list[str]]], errors: str) -> dict[str, object]:
         (os.POSIX_SPAWN_OPEN, 2, errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
     ]
     failed: list[str] = []
+    running: dict[int, list[list[str]]] = {}
+
+    def start(lane: list[list[str]]) -> None:
+        program = lane[0][0]
+        try:
+            running[os.posix_spawnp(program, lane[0], os.environ, file_actions=quiet)] = lane
+        except OSError as error:  # the other lanes must be waited for all the same
+            failed.append(f"{program}: {error.strerror}")
+
     user = system = 0.0
     largest = 0
     began = time.perf_counter()
-    rest = {os.posix_spawnp(lane[0][0], lane[0], os.environ, file_actions=quiet): lane for lane in lanes}
-    while rest:
+    for lane in lanes:
+        start(lane)
+    while running:
         pid, status, usage = os.wait4(-1, 0)
-        lane = rest.pop(pid)
+        lane = running.pop(pid)
         user, system, largest = user + usage.ru_utime, system + usage.ru_stime, max(largest, usage.ru_maxrss)
         code = os.waitstatus_to_exitcode(status)
         if code != 0:
             failed.append(f"{lane[0][0]} ended with status {code}")
         elif len(lane) > 1:
-            rest[os.posix_spawnp(lane[1][0], lane[1], os.environ, file_actions=quiet)] = lane[1:]
+            start(lane[1:])
     return {
         "wall_seconds": time.perf_counter() - began,
         "user_seconds": user,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ _TAR = "tar -xp --same-owner --numeric-owner --xattrs --xattrs-include=* --keep-
 """Links to directories are kept: an entry below ``lib -> usr/lib`` must land in ``usr/lib``."""
 
 
-class _Program:
-    """A peer whose lanes are a function of place and number."""
+class _Program(ABC):
+    """A peer that is told by the commands of one pull."""
 
     programs: ClassVar[tuple[str, ...]]
 
@@ -34,8 +35,9 @@ class _Program:
         lanes = [self.lane(place, number) for number in range(place.pulls)]
         yield Ready(lanes, environment={"TMPDIR": str(temporary)})
 
+    @abstractmethod
     def lane(self, place: Place, number: int) -> Sequence[Command]:
-        raise NotImplementedError
+        """The commands of pull ``number``, counted from 0."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Imgpull(_Program):
         return [[sys.executable, "-m", "imgpull", *options, "pull", place.reference]]
 
 
-class ImgpullThreads(_Program):
+class ImgpullThreads:
     """All pulls in one process, as a daemon's callers would make them."""
 
     name = "imgpull-threads"

@@ -10,10 +10,9 @@ import pytest
 from benchmarks.origin import Origin, origin
 
 
-@pytest.fixture(autouse=True)
-def _programs(request: pytest.FixtureRequest) -> None:
-    """``@pytest.mark.realpeer("umoci", …)`` names what the test runs."""
-    marker = request.node.get_closest_marker("realpeer")
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """``@pytest.mark.realpeer("umoci", …)`` names what the test and its fixtures run."""
+    marker = item.get_closest_marker("realpeer")
     missing = [program for program in (marker.args if marker else ()) if shutil.which(program) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} not on PATH")
@@ -22,8 +21,5 @@ def _programs(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="module")
 def registry() -> Iterator[Origin]:
     """docker-registry with nothing in it."""
-    missing = [program for program in ("docker-registry", "skopeo") if shutil.which(program) is None]
-    if missing:
-        pytest.skip(f"{', '.join(missing)} not on PATH")
     with origin([], "registry") as running:
         yield running

@@ -8,7 +8,7 @@ import pytest
 
 import imgpull
 from benchmarks.origin import Origin
-from fakes.images import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Image, build, index
+from fakes.images import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Files, Image, build, index
 from fakes.layouts import write_layout
 from fakes.skopeo import push
 
@@ -18,7 +18,7 @@ PLATFORMS = ("linux/amd64", "linux/arm64", "linux/arm/v7")
 
 
 def image_for(platform: str) -> Image:
-    layers = [{"etc/": None, "etc/platform": platform}, {"etc/more": b"x" * 2000}]
+    layers: list[Files] = [{"etc/": None, "etc/platform": platform}, {"etc/more": b"x" * 2000}]
     return build(layers, platform=platform, config={"Env": [f"PLATFORM={platform}"]})
 
 

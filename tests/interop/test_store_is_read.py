@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_skopeo_copies_from_the_store_while_others_pull_into_it(
             rounds += 1
         return rounds
 
-    threads = [start(lambda mine=others[n::PULLERS]: come_and_go(mine), f"puller-{n}") for n in range(PULLERS)]
+    threads = [start(partial(come_and_go, others[n::PULLERS]), f"puller-{n}") for n in range(PULLERS)]
     try:
         for number in range(COPIES):
             manifest = copied(store.root, reference, tmp_path / f"copy-{number}")

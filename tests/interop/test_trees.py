@@ -36,7 +36,8 @@ BIG = {"redis": "redis", "golang": "golang", "manylayers": "manylayers", "golang
 def implied(layers: Iterable[bytes]) -> set[str]:
     """Directories that no layer has an entry for, and those that one of them was made in. umoci gives all of them
     the time of day; imgpull 1970 to the first (policy P13), and leaves the others the time of their own entry."""
-    known, found, links = {""}, set(), {}
+    links: dict[str, str] = {}
+    known, found = {""}, set()
     for layer in layers:
         with tarfile.open(fileobj=BytesIO(layer)) as archive:
             for member in archive:

@@ -112,7 +112,7 @@ def test_leaving_gives_up_every_seat_also_one_that_is_taken_afterwards() -> None
 def test_under_way_is_not_asked_for_twice_and_arrived_is() -> None:
     transfers = Transfers()
     with Fetches(discard) as fetches:
-        fetches.wait(A)  # not asked for
+        fetches.wait(A, Cancellation())  # not asked for
         transfers.board(fetches, BLOBS[0])
         transfers.board(fetches, BLOBS[0])
         assert transfers.asked == [A]

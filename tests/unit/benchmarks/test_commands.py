@@ -1,0 +1,36 @@
+"""``python -m benchmarks`` with words it does not know: one line that says what there is, and status 2."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.__main__ import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["compare", "--arms", "suppression,magic"],
+            "no arm is called 'magic': choose from suppression, backoff, convoy",
+        ),
+        (["compare", "--image", "rediss"], "no image is called 'rediss': choose from demo, redis,"),
+        (["scale", "--image", "UPPER:x"], "UPPER"),
+        (["scale", "--pulls", "1,many"], "'1,many' is no list of counts"),
+        (["scale", "--layers", "0"], "'0' is no list of counts"),
+        (["peers", "--peers", "rkt"], "no peer is called 'rkt': choose from imgpull,"),
+        (["compare", "--processes", "--arms", "convoy"], "--processes has the arms suppression, backoff"),
+        (["scale", "--processes", "1", "--arms", "convoy"], "--processes has the arms suppression, backoff"),
+    ],
+)
+def test_a_word_that_is_not_known_is_a_usage_error(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert said in result.output.splitlines()[-1]
+
+
+def test_axes_of_layers_and_images_need_a_built_image() -> None:
+    result = CliRunner().invoke(main, ["scale", "--image", "127.0.0.1:1/x:y", "--layers", "1"])
+    assert result.exit_code == 1
+    assert result.output == "Error: --layers makes images of a built one, and 127.0.0.1:1/x:y is a reference\n"
