@@ -210,6 +210,8 @@ class _Batch:
         if error is None:
             image = future.result()
             self._documents[number] = _document(image, tracker)
+            if tracker.left_out:
+                self._show(lambda: self._output.note(f"{tracker.reference}: unpacked without {tracker.left_out}"))
             self._show(lambda: self._say(image, tracker))
         elif isinstance(error, ImgpullError):
             self._show(lambda: self._output.failure(error, where=tracker.reference))

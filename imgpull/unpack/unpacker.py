@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
 from imgpull.errors import AlreadyExistsError, ContentNotFoundError, SnapshotNotFoundError
-from imgpull.events import EventSink, LayerChanged, LayerState, Woken
+from imgpull.events import EventSink, LayerChanged, LayerState, LeftOut, Woken
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation, KeyedLock, Slots
 from imgpull.oci import EMPTY_CHAIN_ID, Descriptor, Digest
@@ -65,6 +66,8 @@ class Unpacker:
         """
         if not layers:
             self._commit_empty(cancel)
+        for layer in layers:
+            say(LayerChanged(layer.digest, layer.chain_id, "waiting"))
         parent: Digest | None = None
         for layer, descriptor in zip(layers, descriptors, strict=True):
             labels = inherited_labels(descriptor.annotations)
@@ -83,7 +86,6 @@ class Unpacker:
         def told(state: LayerState) -> None:
             say(LayerChanged(layer.digest, layer.chain_id, state))
 
-        told("waiting")
         key = f"sn://{self._snapshotter}/{layer.chain_id}"
         with self._keys.hold(key, cancel=cancel) as held:
             if held.waited:
@@ -93,7 +95,9 @@ class Unpacker:
                 try:
                     with source.open(layer.digest) as readable, self._slots.take(cancel):
                         told("unpacking")
-                        self._apply(readable, layer, parent, active, labels, hidden, cancel)
+                        left_out = self._apply(readable, layer, parent, active, labels, hidden, cancel)
+                    if left_out:
+                        say(LeftOut(layer.digest, layer.chain_id, tuple(sorted(left_out.items()))))
                     told("applied")
                     return
                 except BaseException as error:
@@ -127,7 +131,8 @@ class Unpacker:
         labels: Mapping[str, str],
         hidden: Marks | None,
         cancel: Cancellation,
-    ) -> None:
+    ) -> Counter[str]:
+        """Returns what was left out of the layer."""
         with self._snapshots.merged(parent) as lower:
             applied = apply_layer(readable, layer, active, lower, self._limits, cancel, hidden)
         try:
@@ -145,6 +150,7 @@ class Unpacker:
             _log.debug("chain %s was committed by somebody else", layer.chain_id)
             self._snapshots.remove(active.key)
         self._remember_diff_id(layer)
+        return applied.skipped
 
     def _remember_diff_id(self, layer: Layer) -> None:
         """Only ever called with what this process has verified; a claim of the config alone is worth nothing here."""

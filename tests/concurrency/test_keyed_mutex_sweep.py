@@ -292,6 +292,8 @@ def _victim_owns(scene: Scene) -> bool:
 
 
 def _under(tracer: Tracer, act: Callable[[], None]) -> BaseException | None:
+    if sys.version_info[:2] == (3, 12):  # sends no opcode to a tracer before whose start nobody had asked for them
+        sys._getframe().f_trace_opcodes = True
     sys.settrace(tracer)
     try:
         act()
@@ -329,8 +331,12 @@ def strikes_of(scenario: Scenario) -> list[Strike]:
 BYTECODE_KNOWN = pytest.mark.skipif(
     sys.version_info >= (3, 14), reason="since 3.14 a with block calls __enter__ by an ordinary call: other regions"
 )
+OPCODES_SENT = pytest.mark.skipif(
+    sys.version_info[:3] == (3, 13, 0), reason="3.13.0 sends the opcodes of some calls and not of others"
+)
 
 
+@OPCODES_SENT
 @BYTECODE_KNOWN
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_every_instruction_of_keyed_mutex(scenario: Scenario) -> None:
@@ -344,6 +350,7 @@ def test_every_instruction_of_keyed_mutex(scenario: Scenario) -> None:
     assert {type(strike.error) for strike in possible} == {KeyboardInterrupt}
 
 
+@OPCODES_SENT
 @BYTECODE_KNOWN
 def test_what_remains_is_what_is_listed() -> None:
     strikes = [strike for scenario in SCENARIOS for strike in strikes_of(scenario)]
@@ -372,6 +379,7 @@ def test_every_call_inside_condition(scenario: Scenario) -> None:
     assert {type(strike.error) for strike in strikes} == {KeyboardInterrupt}
 
 
+@OPCODES_SENT
 def test_a_lost_hand_over_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sweep has teeth: without the repair in __exit__, an interrupted release strands those who wait."""
 
