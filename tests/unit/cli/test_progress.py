@@ -42,9 +42,7 @@ from .conftest import digest
         (["skipped"], None, "done", "skipped"),
     ],
 )
-def test_phase_and_outcome(
-    states: list[BlobState], layer_state: LayerState | None, phase: str, outcome: str
-) -> None:
+def test_phase_and_outcome(states: list[BlobState], layer_state: LayerState | None, phase: str, outcome: str) -> None:
     blob = Blob("sha256:x", layer_state=layer_state)
     for state in states:
         blob.change(state, 1000)
@@ -119,7 +117,7 @@ def test_bars_draw_a_row_for_each_blob_and_leave_nothing() -> None:
     title, *rows = shown(bars).splitlines()
     assert title == "docker.io/library/redis:7.2 1/3"
     assert [row.split()[:2] for row in rows] == [["a" * 12, "fetching"], ["b" * 12, "joined"], ["c" * 12, "done"]]
-    assert rows[0].endswith("━ 500 B / 2.0 kB") and rows[1].endswith("━ 10 B") and rows[2].endswith("━ 2.0 kB")
+    assert rows[0].endswith(" 500 B / 2.0 kB") and "/" not in rows[1] and "/" not in rows[2]
     with bars.running():
         bars.finished(tracker, None)
     assert shown(bars) == ""
