@@ -73,6 +73,8 @@ class Bars:
     def _pull(self, tracker: Tracker, blobs: list[Blob], busy_only: bool) -> RenderableType:
         done = sum(blob.phase == "done" for blob in blobs)
         table = Table.grid(padding=(0, 1))
+        for width in (None, None, _WIDTH, None):  # on a narrow terminal it is the bar that shrinks
+            table.add_column(no_wrap=width is None, max_width=width)
         title = f"{tracker.reference} {done}/{len(blobs)}" if blobs else f"{tracker.reference} resolving"
         for blob in blobs:
             if not busy_only or blob.phase in ("fetching", "unpacking"):
@@ -86,6 +88,6 @@ class Bars:
         return (
             Text("  " + short(blob.digest)),
             Text(blob.phase.ljust(9), style=_STYLES[blob.phase]),
-            ProgressBar(total=max(1, blob.size_bytes), completed=max(arrived, not blob.size_bytes), width=_WIDTH),
+            ProgressBar(total=max(1, blob.size_bytes), completed=max(arrived, not blob.size_bytes)),
             Text(f"{shown_size(arrived)} / {total}" if known else total),
         )

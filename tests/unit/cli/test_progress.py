@@ -123,6 +123,17 @@ def test_bars_draw_a_row_for_each_blob_and_leave_nothing() -> None:
     assert shown(bars) == ""
 
 
+def test_a_narrow_terminal_folds_no_row() -> None:
+    pytest.importorskip("rich")
+    from imgpull.cli.bars import Bars
+
+    bars = Bars()
+    tracker = bars.track("redis")
+    tracker(BlobChanged(digest("a"), 20_000_000, "fetching"))
+    assert [line.split()[-2:] for line in shown(bars, width=46).splitlines()[1:]] == [["20.0", "MB"]]
+    assert len(shown(bars, width=20).splitlines()) == 2
+
+
 def test_of_many_blobs_the_busy_ones_are_drawn() -> None:
     pytest.importorskip("rich")
     from rich.console import Console
@@ -136,10 +147,10 @@ def test_of_many_blobs_the_busy_ones_are_drawn() -> None:
     assert len(shown(bars).splitlines()) == 2
 
 
-def shown(bars: object) -> str:
+def shown(bars: object, width: int = 100) -> str:
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=100, color_system=None)
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(bars._render())  # type: ignore[attr-defined]
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "".join(line.rstrip() + "\n" for line in text.splitlines() if line.strip())
