@@ -60,7 +60,9 @@ def _report(error: BaseException, output: Output) -> int:
             return 2
         case click.UsageError():
             path = error.ctx.command_path if error.ctx is not None else "imgpull"
-            output.error(f"{error.format_message().rstrip('.')}; see '{path} --help'")
+            message = error.format_message().rstrip(".")
+            see = " See" if message.endswith("?") else "; see"
+            output.error(f"{message[:1].lower()}{message[1:]}{see} '{path} --help'")
             return 2
         case click.ClickException():
             output.error(error.format_message())

@@ -48,7 +48,7 @@ def test_no_verb_shows_the_help(run: Run) -> None:
 
 
 def test_usage_error_says_where_to_look(run: Run) -> None:
-    assert run("nothing").error == "No such command 'nothing'; see 'imgpull --help'"
+    assert run("nothing").error == "no such command 'nothing'; see 'imgpull --help'"
     assert run("rmi").error.endswith("see 'imgpull rmi --help'")
 
 
