@@ -285,7 +285,7 @@ class ImageNotFoundError(StoreError, LookupError):
 
 
 class StoreCorruptError(StoreError):
-    """A file of the store is damaged: ``imgpull verify --repair``."""
+    """A file of the store is damaged: remove the store and pull again, or pull into a new one."""
 
     exit_code = 5
 

@@ -19,6 +19,7 @@ __all__ = [
     "EventSink",
     "LayerChanged",
     "LayerState",
+    "LeftOut",
     "Resolved",
     "Woken",
     "discard",
@@ -72,6 +73,15 @@ class LayerChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A layer was applied without some of its owners, devices or attributes; ``what``: by kind and reason, how many."""
+
+    digest: str
+    chain_id: str
+    what: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Woken:
     """A waiter woke up. ``found_held``: for nothing, the key was still held. ``slept_seconds``: spent in a back-off
     sleep, not in a wait that the holder ends; zero under suppression."""
@@ -81,7 +91,7 @@ class Woken:
     slept_seconds: float
 
 
-Event = Resolved | BlobRequested | BlobChanged | BlobAdvanced | LayerChanged | Woken
+Event = Resolved | BlobRequested | BlobChanged | BlobAdvanced | LayerChanged | LeftOut | Woken
 EventSink = Callable[[Event], None]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -16,6 +17,10 @@ import pytest
 TESTS = Path(__file__).parent
 if str(TESTS) not in sys.path:
     sys.path.insert(0, str(TESTS))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So has a suite begun in the background of a script, and so would every process that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LEAK_DEADLINE_SECONDS = 3.0
 """How long a thread or a descriptor may take to go away after the test: a close() that joins has done so already."""

@@ -1,8 +1,8 @@
 """The command ``imgpull``: parsing and printing over the public API, and nothing else.
 
 Exit codes: 0 ok, 2 usage, otherwise the error's own (:mod:`imgpull.errors`), the highest where several references
-failed; 130 on Ctrl-C; 1 for anything that should not happen, and when the reader of a pipe has gone. Bad input is one
-line on stderr; a traceback is shown with ``-vv`` alone.
+failed; 130 on Ctrl-C, 143 on SIGTERM; 1 for anything that should not happen, and when the reader of a pipe has gone.
+Bad input is one line on stderr; a traceback is shown with ``-vv`` alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import click
 from imgpull.cli.app import commands
 from imgpull.cli.output import Output
 from imgpull.cli.settings import Settings
+from imgpull.cli.signals import Interrupted, Signals
 from imgpull.errors import ImgpullError
 
 __all__ = ["main"]
@@ -24,6 +25,17 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line in ``arguments`` (``sys.argv`` by default) and return its exit code."""
     settings = Settings()
+    signals = Signals()
+    with signals.handled(whole_process=arguments is None):
+        try:
+            return _run(arguments, settings)
+        except Interrupted as interrupted:
+            signals.reported()
+            Output(settings).failure(interrupted)
+            return interrupted.exit_code
+
+
+def _run(arguments: Sequence[str] | None, settings: Settings) -> int:
     try:
         code = commands.main(args=arguments, prog_name="imgpull", standalone_mode=False, obj=settings)
         sys.stdout.flush()
@@ -33,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The interpreter flushes stdout once more on its way out, and would complain there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except BaseException as error:
+    except (Exception, KeyboardInterrupt) as error:
         return _report(error, Output(settings))
     return code if isinstance(code, int) else 0
 
@@ -48,7 +60,9 @@ def _report(error: BaseException, output: Output) -> int:
             return 2
         case click.UsageError():
             path = error.ctx.command_path if error.ctx is not None else "imgpull"
-            output.error(f"{error.format_message().rstrip('.')}; see '{path} --help'")
+            message = error.format_message().rstrip(".")
+            see = " See" if message.endswith("?") else "; see"
+            output.error(f"{message[:1].lower()}{message[1:]}{see} '{path} --help'")
             return 2
         case click.ClickException():
             output.error(error.format_message())

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from imgpull.cli.local import images, inspect, rmi, serve, tag, unpack
 from imgpull.cli.pull import pull
 from imgpull.cli.remote import resolve
 from imgpull.cli.settings import global_options
-from imgpull.errors import PullCancelledError
 
 __all__ = ["commands"]
 
@@ -20,12 +17,6 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:  # click would print an empty line first
-            raise PullCancelledError("interrupted") from None
 
 
 def _show_version(context: click.Context, _: click.Parameter, value: bool) -> None:

@@ -13,14 +13,21 @@ from rich.table import Table
 from rich.text import Text
 
 from imgpull.cli.output import one_line, shown_size
-from imgpull.cli.progress import Blob, Tracker, short
+from imgpull.cli.progress import Blob, Phase, Tracker, short
 
 if TYPE_CHECKING:
     from imgpull.store.images import Image
 
 __all__ = ["Bars"]
 
-_STYLES = {"waiting": "dim", "fetching": "cyan", "joined": "magenta", "unpacking": "yellow", "done": "green"}
+_STYLES: dict[Phase, str] = {
+    "waiting": "dim",
+    "fetching": "cyan",
+    "joined": "magenta",
+    "unpacking": "yellow",
+    "done": "green",
+}
+_WIDTH = 30
 _ROWS = 24
 """Blobs shown in all; of more, those that something happens to."""
 
@@ -66,6 +73,8 @@ class Bars:
     def _pull(self, tracker: Tracker, blobs: list[Blob], busy_only: bool) -> RenderableType:
         done = sum(blob.phase == "done" for blob in blobs)
         table = Table.grid(padding=(0, 1))
+        for width in (None, None, _WIDTH, None):  # on a narrow terminal it is the bar that shrinks
+            table.add_column(no_wrap=width is None, max_width=width)
         title = f"{tracker.reference} {done}/{len(blobs)}" if blobs else f"{tracker.reference} resolving"
         for blob in blobs:
             if not busy_only or blob.phase in ("fetching", "unpacking"):
@@ -73,13 +82,12 @@ class Bars:
         return Group(Text(one_line(title), style="bold"), table)
 
     def _row(self, blob: Blob) -> tuple[RenderableType, ...]:
-        phase = blob.phase
-        complete = phase in ("done", "unpacking")
-        arrived = blob.size_bytes if complete else blob.arrived_bytes
-        sizes = shown_size(blob.size_bytes) if complete else f"{shown_size(arrived)} / {shown_size(blob.size_bytes)}"
+        total = shown_size(blob.size_bytes)
+        known = blob.offset_bytes is not None and not blob.is_here
+        arrived = blob.size_bytes if blob.is_here else min(blob.offset_bytes or 0, blob.size_bytes)
         return (
             Text("  " + short(blob.digest)),
-            Text(phase.ljust(9), style=_STYLES.get(phase, "")),
-            ProgressBar(total=max(1, blob.size_bytes), completed=max(0, arrived) if blob.size_bytes else 1, width=30),
-            Text(sizes),
+            Text(blob.phase.ljust(9), style=_STYLES[blob.phase]),
+            ProgressBar(total=max(1, blob.size_bytes), completed=max(arrived, not blob.size_bytes)),
+            Text(f"{shown_size(arrived)} / {total}" if known else total),
         )

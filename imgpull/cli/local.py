@@ -51,7 +51,7 @@ def _row(image: Image) -> tuple[str, ...]:
     return image.reference, str(image.platform), short(image.digest), str(len(image.layers)), size
 
 
-@click.command(cls=Verb, example="imgpull inspect redis:7.2")
+@click.command(cls=Verb, example="imgpull inspect redis:7.2", short_help="Show what the store knows of an image.")
 @click.argument("reference", metavar="REF")
 @_platform
 @click.pass_obj
@@ -132,7 +132,9 @@ def rmi(settings: Settings, references: tuple[str, ...], platform: str | None) -
     return code
 
 
-@click.command(cls=Verb, example="imgpull unpack redis:7.2 /srv/rootfs")
+@click.command(
+    cls=Verb, example="imgpull unpack redis:7.2 /srv/rootfs", short_help="Write an image's root file system to DIR."
+)
 @click.argument("reference", metavar="REF")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @_platform
@@ -149,7 +151,9 @@ def unpack(settings: Settings, reference: str, directory: Path, platform: str | 
         output.note(f"{image.reference} is in {directory}")
 
 
-@click.command(cls=Verb, example="imgpull serve --addr 127.0.0.1:5000")
+@click.command(
+    cls=Verb, example="imgpull serve --addr 127.0.0.1:5000", short_help="Serve the store, read-only, as a registry."
+)
 @click.option("--addr", default="127.0.0.1:0", show_default=True, metavar="HOST:PORT", help="Port 0: a free one.")
 @click.pass_obj
 def serve(settings: Settings, addr: str) -> None:

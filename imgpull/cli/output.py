@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imgpull.cli.settings import Settings
-from imgpull.errors import ImgpullError
 
 if TYPE_CHECKING:
     from imgpull.store.images import Image
@@ -49,7 +48,7 @@ class Output:
             text = f"{where}: {text.removeprefix(f'{registry}: ')}"
         click.echo(f"imgpull: error: {one_line(text)}", err=True)
 
-    def failure(self, error: ImgpullError, where: str = "") -> None:
+    def failure(self, error: BaseException, where: str = "") -> None:
         """The line for ``error``, under its traceback when the user wants to see it."""
         if self.settings.verbosity > 1:
             self.traceback(error)

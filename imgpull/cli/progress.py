@@ -8,6 +8,7 @@ reaches a state worth a line.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -22,15 +23,17 @@ from imgpull.events import (
     Event,
     LayerChanged,
     LayerState,
+    LeftOut,
     Resolved,
 )
 
 if TYPE_CHECKING:
     from imgpull.store.images import Image
 
-__all__ = ["Blob", "Display", "Lines", "Outcome", "Silence", "Tracker", "short"]
+__all__ = ["Blob", "Display", "Lines", "Outcome", "Phase", "Silence", "Tracker", "short"]
 
 Outcome = Literal["fetched", "joined", "exists", "skipped"]
+Phase = Literal["waiting", "fetching", "joined", "unpacking", "done"]
 
 _DIGITS = 12
 """Hex digits of a digest that docker shows, too."""
@@ -47,12 +50,10 @@ class Blob:
 
     digest: str
     size_bytes: int = 0
-    arrived_bytes: int = 0
-    """Of the blob as it is now: less after a transfer began again, and with what an earlier attempt left behind."""
-    received_bytes: int = 0
+    offset_bytes: int | None = None
+    """How long the partial is; None while that is not known, as of a transfer that was joined under way."""
+    fetched_bytes: int = 0
     """What came over the network, all attempts together."""
-    requested: bool = False
-    """Whether a GET went out since the transfer began; what is reported before is an earlier attempt's partial."""
     state: BlobState = "waiting"
     joined: bool = False
     """Whether another caller's transfer was joined: its states are told to everyone on board."""
@@ -64,22 +65,32 @@ class Blob:
             self.joined = True
         else:
             self.state = state
-        if state == "fetching":
-            self.requested = False
+        if state == "fetching":  # also said when the registry ignored our offset and begins from zero
+            self.offset_bytes = 0
 
     def advance(self, advance_bytes: int) -> None:
-        self.arrived_bytes += advance_bytes
-        if self.requested and advance_bytes > 0:
-            self.received_bytes += advance_bytes
+        if self.offset_bytes is not None:
+            self.offset_bytes += advance_bytes
+        self.fetched_bytes += max(0, advance_bytes)
 
     @property
-    def phase(self) -> str:
-        """waiting, fetching, joined, unpacking or done: what is going on now, in one word."""
-        if self.layer_state in ("applied", "exists"):
+    def is_here(self) -> bool:
+        """Whether the network has no more to do with it."""
+        return self.state in ("fetched", "exists", "skipped")
+
+    @property
+    def phase(self) -> Phase:
+        """What is going on now."""
+        match self.layer_state:
+            case "applied" | "exists":
+                return "done"
+            case "waiting" | "unpacking" as phase if self.is_here:
+                return phase
+        if self.is_here:
             return "done"
-        if self.state in ("fetched", "exists", "skipped"):
-            return "unpacking" if self.layer_state == "unpacking" else "done"
-        return "joined" if self.joined else self.state
+        if self.joined:
+            return "joined"
+        return "fetching" if self.state == "fetching" else "waiting"
 
     @property
     def outcome(self) -> Outcome:
@@ -98,9 +109,10 @@ class Tracker:
         self.reference = reference
         self.digest = ""
         self._tell = tell
-        # Guards _blobs and what is in them.
+        # Guards _blobs and what is in them, and _left_out.
         self._lock = threading.Lock()
         self._blobs: dict[str, Blob] = {}
+        self._left_out: Counter[str] = Counter()
 
     def __call__(self, event: Event) -> None:
         with self._lock:
@@ -113,11 +125,13 @@ class Tracker:
             case BlobAdvanced():
                 self._blob(event.digest).advance(event.advance_bytes)
             case BlobRequested():
-                self._blob(event.digest).requested = True
+                self._blob(event.digest).offset_bytes = event.offset_bytes
             case BlobChanged():
                 self._blob(event.digest).change(event.state, event.size_bytes)
             case LayerChanged():
                 self._blob(event.digest).layer_state = event.state
+            case LeftOut():
+                self._left_out.update(dict(event.what))
             case Resolved():
                 self.digest = event.digest
 
@@ -136,10 +150,16 @@ class Tracker:
             return "exists" if blob is None else blob.outcome
 
     @property
+    def left_out(self) -> str:
+        """What the layers that this pull unpacked are without, in words; empty as a rule."""
+        with self._lock:
+            return ", ".join(f"{count} {what}" for what, count in sorted(self._left_out.items()))
+
+    @property
     def fetched_bytes(self) -> int:
         """What this pull itself had sent to it: not what it joined, nor the part an earlier pull left behind."""
         with self._lock:
-            return sum(blob.received_bytes for blob in self._blobs.values() if blob.outcome == "fetched")
+            return sum(blob.fetched_bytes for blob in self._blobs.values() if blob.outcome == "fetched")
 
 
 class Display(Protocol):

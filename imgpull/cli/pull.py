@@ -13,7 +13,8 @@ import click
 from imgpull.cli.output import Output, pinned, shown_size
 from imgpull.cli.progress import Display, Lines, Silence, Tracker
 from imgpull.cli.settings import Settings, Verb
-from imgpull.errors import ImgpullError, InvalidReferenceError, PullCancelledError
+from imgpull.cli.signals import Interrupted
+from imgpull.errors import ImgpullError, InvalidReferenceError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -29,9 +30,6 @@ __all__ = ["pull"]
 
 _TOGETHER = 32
 """Pulls submitted at once: a thread each, so a list of a thousand references is worked off through a window."""
-
-_LEAVE_SECONDS = 10.0
-"""After Ctrl-C, how long calls may take to notice; they do at once."""
 
 _EXAMPLE = """\
 imgpull pull redis:7.2
@@ -181,10 +179,10 @@ class _Batch:
                 for future in sorted(done, key=lambda future: self._pending[future][0]):
                     self._finish(future)
                 self._fill(waiting)
-        except KeyboardInterrupt:
+        except Interrupted as interrupted:
             self._cancel.cancel()
-            wait(self._pending, timeout=_LEAVE_SECONDS)
-            raise PullCancelledError("interrupted; the next pull goes on from what has been fetched") from None
+            interrupted.advice = "the next pull goes on from what has been fetched"
+            raise
 
     def _fill(self, waiting: Iterator[tuple[int, Reference]]) -> None:
         """Begin as many as the window takes; none after a failure, unless told to keep going (as make does)."""
@@ -210,6 +208,8 @@ class _Batch:
         if error is None:
             image = future.result()
             self._documents[number] = _document(image, tracker)
+            if tracker.left_out:
+                self._show(lambda: self._output.note(f"{tracker.reference}: unpacked without {tracker.left_out}"))
             self._show(lambda: self._say(image, tracker))
         elif isinstance(error, ImgpullError):
             self._show(lambda: self._output.failure(error, where=tracker.reference))

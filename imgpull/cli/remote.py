@@ -11,7 +11,7 @@ from imgpull.errors import ImgpullError
 __all__ = ["resolve"]
 
 
-@click.command(cls=Verb, example="imgpull resolve redis:7.2")
+@click.command(cls=Verb, example="imgpull resolve redis:7.2", short_help="Ask the registry for the digest of a tag.")
 @click.argument("references", nargs=-1, required=True, metavar="REF...")
 @click.option("--plain-http", is_flag=True, help="Speak HTTP to the registries of these references.")
 @click.pass_obj

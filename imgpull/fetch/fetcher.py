@@ -209,6 +209,7 @@ class Fetcher:
             if body.offset_bytes != writer.offset_bytes:  # the Range was ignored; a partial and a whole never mix
                 told.take_back()
                 writer.restart()
+                told.say(BlobChanged(blob.digest, blob.size_bytes, "fetching"))
             block = memoryview(bytearray(_BLOCK))
             while count := body.readinto(block):
                 writer.write(block[:count])

@@ -216,7 +216,7 @@ class Applier:
         if entry.kind == "char" and major == minor == 0:
             raise unsafe(self._layer, entry.name, "is character device 0:0, overlayfs' own whiteout")
         if not self._metadata.privileged:
-            self._metadata.skipped["devices (not privileged)"] += 1
+            self._metadata.skipped["devices (not root)"] += 1
             return
         mode = _PRIVATE | (stat.S_IFCHR if entry.kind == "char" else stat.S_IFBLK)
         number = os.makedev(major, minor)

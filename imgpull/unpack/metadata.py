@@ -107,7 +107,7 @@ class Metadata:
 
     def _may_own(self) -> bool:
         if not self.privileged:
-            self.skipped["owners (not privileged)"] += 1
+            self.skipped["owners (not root)"] += 1
         return self.privileged
 
     @contextmanager
@@ -128,7 +128,7 @@ class Metadata:
             if key in _HOST_POLICY:
                 self.skipped["xattrs of the build host's policy (selinux, ima, evm)"] += 1
             elif not self.privileged and key.startswith(_PRIVILEGED):
-                self.skipped["xattrs (not privileged)"] += 1
+                self.skipped["xattrs (not root)"] += 1
             elif sys.platform != "linux":
                 self.skipped["xattrs (not supported)"] += 1
             else:

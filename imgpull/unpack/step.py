@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from imgpull.errors import AlreadyExistsError, ContentNotFoundError, SnapshotNotFoundError
-from imgpull.events import EventSink, LayerChanged, LayerState, Woken
+from imgpull.events import EventSink, LayerChanged, LayerState, LeftOut, Woken
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation, KeyedLock, Slots
 from imgpull.oci import Digest
@@ -104,7 +104,6 @@ class Step:
     def run(self) -> None:
         """Make the chain, or find it made. Raises what went wrong; nothing active is left behind."""
         say, stop, key = self._pull.say, self._pull.stop, self._shop.key(self._layer.chain_id)
-        self._told("waiting")
         with self._shop.keys.hold(key, cancel=stop) as held:
             if held.waited:
                 say(Woken(key, found_held=False, slept_seconds=0.0))
@@ -193,6 +192,8 @@ class Step:
             # Another pull applied the same layer meanwhile (no suppression, or another process): wasted, not wrong.
             _log.debug("chain %s was committed by somebody else", layer.chain_id)
             store.snapshots.remove(active.key)
+        if applied.skipped:
+            self._pull.say(LeftOut(layer.digest, layer.chain_id, tuple(sorted(applied.skipped.items()))))
         # Only ever what this process has verified; a claim of the config alone is worth nothing here.
         try:
             store.content.record_diff_id(layer.digest, layer.diff_id)

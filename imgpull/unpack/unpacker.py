@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from imgpull.errors import AlreadyExistsError
-from imgpull.events import EventSink
+from imgpull.events import EventSink, LayerChanged
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation, KeyedLock, Slots
 from imgpull.oci import EMPTY_CHAIN_ID, Descriptor, Digest
@@ -56,6 +56,8 @@ class Unpacker:
         if not layers:
             self._commit_empty(cancel)
             return
+        for layer in layers:
+            say(LayerChanged(layer.digest, layer.chain_id, "waiting"))
         pull = Pull(source, cancel.child(), say)
         steps: list[Step] = []
         parent: Digest | None = None

@@ -65,14 +65,19 @@ class Command:
         )
 
     def finish(self, process: subprocess.Popen[str]) -> Ran:
-        try:
-            out, err = process.communicate(timeout=DEADLINE_SECONDS)
-        finally:
-            process.kill()
+        with process:
+            try:
+                out, err = process.communicate(timeout=DEADLINE_SECONDS)
+            finally:
+                process.kill()
         return Ran(process.returncode, out, err)
 
     def __call__(self, *arguments: str) -> Ran:
         return self.finish(self.begin(*arguments))
+
+    def partial_bytes(self) -> int:
+        """How much of what is being fetched is on the disk."""
+        return sum(data.stat().st_size for data in (self.store / "ingest").glob("*/data"))
 
     def leftovers(self) -> dict[str, list[str]]:
         """What a failed pull must not leave: partials, unfinished snapshots, image records, wrong blobs."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
 from fakes import images
 from fakes.registry import FakeRegistry
 
-from .conftest import DEADLINE_SECONDS, Command
+from .conftest import Command
 
 LAYERS: list[images.Files] = [
     {"etc/": None, "etc/os-release": "ID=fake\n", "old": b"x"},
@@ -80,23 +79,6 @@ def test_content_drop_is_refused_by_name(command: Command) -> None:
     ran = command("-q", "pull", "--content", "drop", "127.0.0.1:1/redis")
     assert ran.code == 2
     assert "drop" in ran.error
-
-
-def test_ctrl_c_ends_a_pull_with_one_line(command: Command, registry: FakeRegistry, image: images.Image) -> None:
-    reference = registry.add(image)
-    gate = registry.block(image.layers[1].digest, at=1000)
-    process = command.begin("-q", "pull", reference)
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not registry.count("GET", image.layers[1].digest) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    ran = command.finish(process)
-    gate.open()
-    assert ran.code == 130
-    assert ran.error.startswith("interrupted")
-    assert set(command.leftovers()) <= {"ingests"}  # a partial, for the next one to go on from
-    assert command("-q", "pull", reference).code == 0
-    assert command.leftovers() == {"images": [reference]}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -297,6 +297,8 @@ def _victim_owns(scene: Scene) -> bool:
 
 
 def _under(tracer: Tracer, act: Callable[[], None]) -> BaseException | None:
+    if sys.version_info[:2] == (3, 12):  # sends no opcode to a tracer before whose start nobody had asked for them
+        sys._getframe().f_trace_opcodes = True
     sys.settrace(tracer)
     try:
         act()
@@ -334,8 +336,12 @@ def strikes_of(scenario: Scenario) -> list[Strike]:
 BYTECODE_KNOWN = pytest.mark.skipif(
     sys.version_info >= (3, 14), reason="since 3.14 a with block calls __enter__ by an ordinary call: other regions"
 )
+OPCODES_SENT = pytest.mark.skipif(
+    sys.version_info[:3] == (3, 13, 0), reason="3.13.0 sends the opcodes of some calls and not of others"
+)
 
 
+@OPCODES_SENT
 @BYTECODE_KNOWN
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_every_instruction_of_keyed_mutex(scenario: Scenario) -> None:
@@ -349,6 +355,7 @@ def test_every_instruction_of_keyed_mutex(scenario: Scenario) -> None:
     assert {type(strike.error) for strike in possible} == {KeyboardInterrupt}
 
 
+@OPCODES_SENT
 @BYTECODE_KNOWN
 def test_what_remains_is_what_is_listed() -> None:
     strikes = [strike for scenario in SCENARIOS for strike in strikes_of(scenario)]
@@ -376,6 +383,7 @@ def test_every_call_inside_condition(scenario: Scenario) -> None:
     assert {type(strike.error) for strike in strikes} == {KeyboardInterrupt}
 
 
+@OPCODES_SENT
 def test_a_lost_hand_over_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sweep has teeth: without the repair in __exit__, an interrupted release strands those who wait."""
 

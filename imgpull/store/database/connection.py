@@ -27,7 +27,7 @@ def fault(error: sqlite3.Error, path: str) -> StoreError:
     if code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
         return StoreFullError(f"no space left to write {path}: free space or quota there, and try again", path=path)
     if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return StoreCorruptError(f"the database {path} is damaged ({error}): run imgpull verify --repair", path=path)
+        return StoreCorruptError(f"the database {path} is damaged ({error}): pull into a new store", path=path)
     return StoreError(f"the database {path} refused: {error}", path=path)
 
 

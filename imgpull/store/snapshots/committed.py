@@ -228,4 +228,4 @@ def _exists(name: str) -> AlreadyExistsError:
 
 
 def _broken(name: str, why: str) -> StoreCorruptError:
-    return StoreCorruptError(f"the snapshot {name} is damaged ({why}): run imgpull verify --repair")
+    return StoreCorruptError(f"the snapshot {name} is damaged ({why}): pull into a new store")

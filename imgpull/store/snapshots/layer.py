@@ -86,7 +86,7 @@ class Journal:
                     raise ValueError(f"not a mode: {mode!r}")
                 journal.modes[text_to_path(path)] = mode
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreCorruptError(f"{where} is damaged ({error}): run imgpull verify --repair", path=where) from error
+            raise StoreCorruptError(f"{where} is damaged ({error}): pull into a new store", path=where) from error
         return journal
 
 

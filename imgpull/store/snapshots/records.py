@@ -119,7 +119,7 @@ def read_document(path: Path, name: str) -> tuple[SnapshotInfo, Journal]:
     except FileNotFoundError:
         raise
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise StoreCorruptError(f"{where} is damaged ({error}): run imgpull verify --repair", path=where) from error
+        raise StoreCorruptError(f"{where} is damaged ({error}): pull into a new store", path=where) from error
     return info, Journal.from_json(document, where)
 
 

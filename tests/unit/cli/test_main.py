@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
+import threading
 
 import click
 import pytest
@@ -46,7 +48,7 @@ def test_no_verb_shows_the_help(run: Run) -> None:
 
 
 def test_usage_error_says_where_to_look(run: Run) -> None:
-    assert run("nothing").error == "No such command 'nothing'; see 'imgpull --help'"
+    assert run("nothing").error == "no such command 'nothing'; see 'imgpull --help'"
     assert run("rmi").error.endswith("see 'imgpull rmi --help'")
 
 
@@ -63,13 +65,34 @@ def test_words_of_a_registry_stay_on_one_line(world: World, run: Run) -> None:
     assert run("pull", "redis").error == "docker.io/library/redis:latest: it failed?[2J? badly"
 
 
-def test_interrupt_anywhere_is_130(world: World, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("imgpull.cli.output.Output.table", interrupted)
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_signal_anywhere(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int, word: str
+) -> None:
+    before = signal.getsignal(number)
+    monkeypatch.setattr("imgpull.cli.output.Output.table", lambda *_: signal.raise_signal(number))
     ran = run("images")
-    assert (ran.code, ran.error) == (130, "interrupted")
+    assert (ran.code, ran.error) == (code, word)
+    assert signal.getsignal(number) is before
+
+
+def test_signal_that_is_ignored_stays_ignored(world: World, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgpull.cli.output.Output.table", lambda *_: signal.raise_signal(signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert run("images").code == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_in_another_thread_no_signal_is_touched(world: World, run: Run) -> None:
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(run("-q", "images").code))
+    thread.start()
+    thread.join(60)
+    assert codes == [0]
 
 
 def test_reader_of_the_pipe_may_go() -> None:

@@ -8,7 +8,16 @@ import threading
 import pytest
 
 from imgpull.cli.progress import Blob, Tracker
-from imgpull.events import BlobAdvanced, BlobChanged, BlobRequested, BlobState, Event, LayerChanged, LayerState
+from imgpull.events import (
+    BlobAdvanced,
+    BlobChanged,
+    BlobRequested,
+    BlobState,
+    Event,
+    LayerChanged,
+    LayerState,
+    LeftOut,
+)
 
 from .conftest import digest
 
@@ -23,7 +32,8 @@ from .conftest import digest
         (["fetching", "joined"], None, "joined", "joined"),
         (["joined", "fetching", "fetched"], "unpacking", "unpacking", "joined"),
         (["joined", "fetching", "fetched"], "applied", "done", "joined"),
-        (["fetched"], "waiting", "done", "fetched"),
+        (["fetched"], None, "done", "fetched"),  # a config, or nothing is to be unpacked
+        (["fetched"], "waiting", "waiting", "fetched"),  # for the layers below it
         (["fetched"], "unpacking", "unpacking", "fetched"),
         (["fetched"], "applied", "done", "fetched"),
         (["exists"], None, "done", "exists"),
@@ -32,9 +42,7 @@ from .conftest import digest
         (["skipped"], None, "done", "skipped"),
     ],
 )
-def test_phase_and_outcome(
-    states: list[BlobState], layer_state: LayerState | None, phase: str, outcome: str
-) -> None:
+def test_phase_and_outcome(states: list[BlobState], layer_state: LayerState | None, phase: str, outcome: str) -> None:
     blob = Blob("sha256:x", layer_state=layer_state)
     for state in states:
         blob.change(state, 1000)
@@ -61,6 +69,27 @@ def test_tracker_counts_from_many_threads() -> None:
     assert told == [changed, BlobRequested(digest("a"), "docker.io", 0)]  # a block is no news
 
 
+def test_a_bar_begins_where_the_partial_ends() -> None:
+    tracker = Tracker("redis")
+    tracker(BlobChanged(digest("a"), 1000, "fetching"))
+    tracker(BlobRequested(digest("a"), "docker.io", 300))
+    tracker(BlobAdvanced(digest("a"), 100))
+    assert [(blob.offset_bytes, blob.fetched_bytes) for blob in tracker.blobs()] == [(400, 100)]
+    tracker(BlobAdvanced(digest("a"), -100))  # wrong bytes: once more from zero
+    tracker(BlobChanged(digest("a"), 1000, "fetching"))
+    tracker(BlobRequested(digest("a"), "docker.io", 0))
+    tracker(BlobAdvanced(digest("a"), 1000))
+    assert [(blob.offset_bytes, blob.fetched_bytes) for blob in tracker.blobs()] == [(1000, 1100)]
+
+
+def test_what_is_left_out_is_added_up() -> None:
+    tracker = Tracker("redis")
+    assert tracker.left_out == ""
+    tracker(LeftOut(digest("a"), digest("a"), (("devices (not root)", 2), ("owners (not root)", 5))))
+    tracker(LeftOut(digest("b"), digest("b"), (("owners (not root)", 10),)))
+    assert tracker.left_out == "2 devices (not root), 15 owners (not root)"
+
+
 def test_tracker_may_be_asked_by_whom_it_tells() -> None:
     seen: list[str] = []
     tracker = Tracker("redis", lambda tracker, event: seen.append(tracker.blobs()[0].phase))
@@ -81,16 +110,28 @@ def test_bars_draw_a_row_for_each_blob_and_leave_nothing() -> None:
     tracker(BlobChanged(digest("a"), 2000, "fetching"))
     tracker(BlobAdvanced(digest("a"), 500))
     tracker(BlobChanged(digest("b"), 10, "joined"))
+    tracker(BlobAdvanced(digest("b"), 5))  # of what came before we joined nobody told us
     tracker(BlobChanged(digest("1"), 0, "fetched"))  # a manifest: too small for a bar
     tracker(BlobChanged(digest("c"), 2000, "fetched"))
     tracker(LayerChanged(digest("c"), digest("c"), "applied"))
     title, *rows = shown(bars).splitlines()
     assert title == "docker.io/library/redis:7.2 1/3"
     assert [row.split()[:2] for row in rows] == [["a" * 12, "fetching"], ["b" * 12, "joined"], ["c" * 12, "done"]]
-    assert rows[0].endswith("500 B / 2.0 kB") and rows[2].endswith(" 2.0 kB")
+    assert rows[0].endswith(" 500 B / 2.0 kB") and "/" not in rows[1] and "/" not in rows[2]
     with bars.running():
         bars.finished(tracker, None)
     assert shown(bars) == ""
+
+
+def test_a_narrow_terminal_folds_no_row() -> None:
+    pytest.importorskip("rich")
+    from imgpull.cli.bars import Bars
+
+    bars = Bars()
+    tracker = bars.track("redis")
+    tracker(BlobChanged(digest("a"), 20_000_000, "fetching"))
+    assert [line.split()[-2:] for line in shown(bars, width=46).splitlines()[1:]] == [["20.0", "MB"]]
+    assert len(shown(bars, width=20).splitlines()) == 2
 
 
 def test_of_many_blobs_the_busy_ones_are_drawn() -> None:
@@ -106,10 +147,10 @@ def test_of_many_blobs_the_busy_ones_are_drawn() -> None:
     assert len(shown(bars).splitlines()) == 2
 
 
-def shown(bars: object) -> str:
+def shown(bars: object, width: int = 100) -> str:
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=100, color_system=None)
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(bars._render())  # type: ignore[attr-defined]
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "".join(line.rstrip() + "\n" for line in text.splitlines() if line.strip())

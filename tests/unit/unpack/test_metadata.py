@@ -212,9 +212,9 @@ def test_what_an_unprivileged_process_skips_is_counted(chain: Chain) -> None:
         P("p"),
         privileged=False,
     )
-    assert applied.skipped["devices (not privileged)"] == 2
-    assert applied.skipped["xattrs (not privileged)"] == 2
-    assert applied.skipped["owners (not privileged)"] >= 2
+    assert applied.skipped["devices (not root)"] == 2
+    assert applied.skipped["xattrs (not root)"] == 2
+    assert applied.skipped["owners (not root)"] >= 2
     assert chain.names() == ["f", "p", "s"]
     assert shown(chain, "f")[1] == os.geteuid()
 
