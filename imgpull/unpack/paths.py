@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from imgpull.limits import Limits
 from imgpull.store.snapshots.layer import TreePath
-from imgpull.unpack.assumption import Below
+from imgpull.unpack.assumption import Leading
 from imgpull.unpack.marks import Marks
 from imgpull.unpack.owntree import Directory, OwnTree
 from imgpull.unpack.refusals import exceeded, unsafe
@@ -62,7 +62,7 @@ class Place:
 class Paths:
     """Resolves names and makes the directories they imply. Parents once found are remembered until a link changes."""
 
-    def __init__(self, tree: OwnTree, lower: Below, limits: Limits, layer: str) -> None:
+    def __init__(self, tree: OwnTree, lower: Leading, limits: Limits, layer: str) -> None:
         self.hidden = Marks()
         """What is known by now to be hidden in lower layers: a symbolic link there leads nowhere."""
         self.lower_links: set[TreePath] = set()
@@ -143,13 +143,11 @@ class Paths:
     def _lower_target(self, path: TreePath, *, linking: bool) -> bytes | None:
         if not linking and self.hidden.hides(path):
             return None
-        node = self._lower.lookup(path)
-        if node is None or not node.is_symlink:
-            return None
-        if not linking:
+        target = self._lower.link_target(path)
+        if target is not None and not linking:
             self.lower_links.add(path)
             self._follow(path)
-        return node.readlink()
+        return target
 
     def ensure(self, place: Place, name: bytes) -> Directory:
         """Make the directories of a place that this layer does not have yet.
