@@ -27,7 +27,7 @@ from imgpull.errors import ImgpullError
 from imgpull.limits import Limits
 from imgpull.store.snapshots.layer import Journal
 from imgpull.store.snapshots.merged import MergedTree
-from imgpull.unpack.assumption import Assumption
+from imgpull.unpack.assumption import Leading
 from imgpull.unpack.entry import Entry, Kind
 from imgpull.unpack.links import HardLinks
 from imgpull.unpack.marks import Marks
@@ -66,8 +66,8 @@ class Applied:
 class Applier:
     """Applies one archive, once: :meth:`make`, then :meth:`settle`. Use it in a ``with`` block.
 
-    ``root_fd`` is an empty directory that nobody else writes to, opened for reading. ``lower`` is the parents' merged
-    view, or None while they are not known; :meth:`holds` must be asked before settling then. Both stay the caller's.
+    ``root_fd`` is an empty directory that nobody else writes to, opened for reading; it stays the caller's.
+    ``leading``: the parents, or what is assumed of them; then :meth:`holds` must be asked before settling.
     ``privileged``: owners, devices and privileged attributes are set, not skipped. ``hidden``: see
     :class:`WhiteoutOrderError`.
     """
@@ -75,7 +75,7 @@ class Applier:
     def __init__(
         self,
         root_fd: int,
-        lower: MergedTree | None,
+        leading: Leading,
         *,
         privileged: bool,
         limits: Limits,
@@ -85,13 +85,13 @@ class Applier:
         self._limits = limits
         self._layer = layer
         self._tree = OwnTree(root_fd)
-        self._assumption = Assumption()
-        self._paths = Paths(self._tree, self._assumption if lower is None else lower, limits, layer)
+        self._leading = leading
+        self._paths = Paths(self._tree, leading, limits, layer)
         if hidden is not None:
             self._paths.hidden = hidden
         self._metadata = Metadata(root_fd, layer, privileged=privileged)
         self._whiteouts = Whiteouts(self._tree, limits, layer)
-        self._links = HardLinks(self._tree, self._paths, lower, self._metadata, layer)
+        self._links = HardLinks(self._tree, self._paths, leading.known, self._metadata, layer)
         self._previous: Attributes | None = None
         self._entries = 0
         self._name = b""  # of the entry that is being made
@@ -119,11 +119,11 @@ class Applier:
     @property
     def assumes(self) -> bool:
         """Whether what was made, or refused, rests on anything that only the parents can tell."""
-        return bool(self._assumption) or self._links.awaits
+        return self._leading.assumes or self._links.awaits
 
     def holds(self, lower: MergedTree) -> bool:
         """Whether what was made without knowing the parents is what would have been made upon ``lower``."""
-        return self._assumption.holds(lower) and self._links.holds(lower)
+        return self._leading.holds(lower) and self._links.holds(lower)
 
     def settle(self, lower: MergedTree) -> Applied:
         """Do what only the whole layer and its parents can tell. Raises as :meth:`make`, and WhiteoutOrderError."""

@@ -1,56 +1,96 @@
-"""What a layer is taken to lie upon while its parents are still being unpacked: nothing that matters.
+"""What a layer is taken to lie upon while its parents are still being unpacked.
 
-Of what lower layers have, one thing alone decides where an entry goes: whether a name on its way is a symbolic link.
-:class:`Assumption` answers that none is, and remembers each path it was asked for. Given the same answers the entries
-are made in the same way, so where none of those paths turns out to be a link, what was made is what serial application
-would have made; where one is, the layer is applied again.
+Of what lower layers have, one thing alone decides where an entry goes: whether a name on its way is a symbolic link,
+and to where. :class:`Assumption` answers with a guess, and remembers what it answered. Given the same answers the
+entries are made in the same way, so where each of them turns out true, what was made is what serial application would
+have made; where one does not, the layer is applied again. How good the guesses are decides how often, and nothing else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from imgpull.store.snapshots.layer import TreePath
 from imgpull.store.snapshots.merged import MergedTree
-from imgpull.store.snapshots.node import Node
 
-__all__ = ["Assumption", "Below"]
+__all__ = ["Assumption", "Guess", "Leading", "Parents", "link_target"]
 
 _REMEMBERED = 1 << 16
-"""Paths, one for each directory that the layer only implies: about 8 MiB. A layer with more is applied again."""
+"""Answers, one for each directory that the layer only implies: about 8 MiB. A layer with more is applied again."""
+
+Guess = Callable[[TreePath], bytes | None]
+"""The target of a symbolic link that the parents may have at this path, None for anything else."""
 
 
-class Below(Protocol):
-    """What entries are led by: a merged view of the parents, or an assumption about it."""
+class Leading(Protocol):
+    """What leads entries elsewhere: the parents, or an assumption about them."""
 
-    def lookup(self, path: TreePath, /) -> Node | None:
-        """The entry at a canonical path; None where there is none."""
+    known: MergedTree | None
+    """The parents' view."""
+
+    def link_target(self, path: TreePath, /) -> bytes | None:
+        """The target of the symbolic link at a canonical path, None where there is none."""
+
+    @property
+    def assumes(self) -> bool:
+        """Whether anything rests on what is not known."""
+
+    def holds(self, lower: MergedTree) -> bool:
+        """Whether all answers are true of ``lower``."""
+
+
+class Parents:
+    """Parents that are known."""
+
+    def __init__(self, lower: MergedTree) -> None:
+        self.known: MergedTree | None = lower
+        self._lower = lower
+
+    def link_target(self, path: TreePath, /) -> bytes | None:
+        return link_target(self._lower, path)
+
+    @property
+    def assumes(self) -> bool:
+        return False
+
+    def holds(self, lower: MergedTree) -> bool:
+        return True
 
 
 class Assumption:
-    """No path is a symbolic link in the parents' view."""
+    """Parents that are guessed at."""
 
-    def __init__(self) -> None:
-        self._asked: dict[bytes, None] = {}  # a tuple of components would take five times the memory
+    def __init__(self, guess: Guess) -> None:
+        self.known: MergedTree | None = None
+        self._guess = guess
+        self._answers: dict[bytes, bytes | None] = {}  # a tuple of components would take five times the memory
         self._too_many = False
 
-    def __bool__(self) -> bool:
-        """Whether anything rests on it."""
-        return bool(self._asked)
+    def link_target(self, path: TreePath, /) -> bytes | None:
+        name = b"/".join(path)
+        if name not in self._answers:
+            if len(self._answers) >= _REMEMBERED:
+                self._too_many = True
+                return None
+            self._answers[name] = self._guess(path)
+        return self._answers[name]
 
-    def lookup(self, path: TreePath, /) -> None:
-        """Nothing is there."""
-        if len(self._asked) < _REMEMBERED:
-            self._asked[b"/".join(path)] = None
-        else:
-            self._too_many = True
+    @property
+    def assumes(self) -> bool:
+        return bool(self._answers)
 
     def holds(self, lower: MergedTree) -> bool:
-        """Whether it was true of ``lower``, as far as that can be told: an error is for the next try to meet."""
-        if self._too_many:
-            return False
+        """As far as that can be told: an error is for the next try to meet."""
         try:
-            nodes = (lower.lookup(tuple(path.split(b"/"))) for path in self._asked)
-            return not any(node is not None and node.is_symlink for node in nodes)
+            return not self._too_many and all(
+                link_target(lower, tuple(name.split(b"/"))) == target for name, target in self._answers.items()
+            )
         except OSError:
             return False
+
+
+def link_target(lower: MergedTree, path: TreePath) -> bytes | None:
+    """The target of the symbolic link at ``path``, None where there is none. Raises OSError."""
+    node = lower.lookup(path)
+    return node.readlink() if node is not None and node.is_symlink else None

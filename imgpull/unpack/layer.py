@@ -14,6 +14,7 @@ from imgpull.oci import Digest, Hasher
 from imgpull.store.images import Layer
 from imgpull.store.snapshots import Active, MergedTree
 from imgpull.unpack.applier import Applied, Applier
+from imgpull.unpack.assumption import Leading
 from imgpull.unpack.decompress import Readable, decompressed
 from imgpull.unpack.marks import Marks
 from imgpull.unpack.tar import TarReader
@@ -24,20 +25,19 @@ __all__ = ["Draft"]
 class Draft:
     """A layer in ``active``'s own directory, from its first byte until it is settled: ``with Draft(…) as draft``.
 
-    ``lower``: the parents' merged view, or None while they are not committed. ``hidden``: what a WhiteoutOrderError of
-    an earlier try said. After an error what was written stays in ``active``, which the caller removes.
+    ``leading``: the parents, or what is assumed of them. ``hidden``: what a WhiteoutOrderError of an earlier try said.
+    After an error what was written stays in ``active``, which the caller removes.
     """
 
     def __init__(
-        self, layer: Layer, active: Active, lower: MergedTree | None, limits: Limits, hidden: Marks | None = None
+        self, layer: Layer, active: Active, leading: Leading, limits: Limits, hidden: Marks | None = None
     ) -> None:
         self._layer = layer
-        self._lower = lower
         self._limits = limits
         self._refusal: UnpackError | None = None
         self._root_fd = os.open(active.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._applier = Applier(
-            self._root_fd, lower, privileged=os.geteuid() == 0, limits=limits, layer=layer.digest, hidden=hidden
+            self._root_fd, leading, privileged=os.geteuid() == 0, limits=limits, layer=layer.digest, hidden=hidden
         )
 
     def fill(self, source: Readable, cancel: Cancellation) -> None:
@@ -54,7 +54,7 @@ class Draft:
             self._applier.make(reader)
             reader.drain()
         except UnpackError as error:
-            if self._lower is not None or not self._applier.assumes:
+            if not self._applier.assumes:
                 raise
             self._refusal = error
         else:
@@ -74,7 +74,7 @@ class Draft:
 
     def holds(self, lower: MergedTree) -> bool:
         """Whether it is what it would be if it had been filled knowing ``lower``; else it is to be thrown away."""
-        return self._lower is not None or self._applier.holds(lower)
+        return self._applier.holds(lower)
 
     def settle(self, lower: MergedTree) -> Applied:
         """Finish it upon ``lower``, for which :meth:`holds` is true. Raises as :meth:`fill`, and WhiteoutOrderError."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from imgpull.limits import Limits
 from imgpull.store.snapshots.layer import TreePath
-from imgpull.unpack.assumption import Below
+from imgpull.unpack.assumption import Leading
 from imgpull.unpack.marks import Marks
 from imgpull.unpack.owntree import Directory, OwnTree
 from imgpull.unpack.refusals import exceeded, unsafe
@@ -29,13 +29,17 @@ _RESERVED = b".wh."
 class Place:
     """A canonical path, and what this layer has along it."""
 
-    __slots__ = ("_below", "own", "path")
+    __slots__ = ("_below", "led", "own", "passed", "path")
 
     def __init__(self, root: Directory) -> None:
         self.path: list[bytes] = []
         self.own: list[Directory | None] = [root]
         """This layer's directory at each prefix of the path, the root's first; None where it has none."""
         self._below = [root.below]
+        self.led = False
+        """Whether a symbolic link was followed."""
+        self.passed: list[TreePath] = []
+        """Paths walked through that are no directories of this layer: something else there would lead elsewhere."""
 
     @property
     def below(self) -> bool:
@@ -62,7 +66,7 @@ class Place:
 class Paths:
     """Resolves names and makes the directories they imply. Parents once found are remembered until a link changes."""
 
-    def __init__(self, tree: OwnTree, lower: Below, limits: Limits, layer: str) -> None:
+    def __init__(self, tree: OwnTree, lower: Leading, limits: Limits, layer: str) -> None:
         self.hidden = Marks()
         """What is known by now to be hidden in lower layers: a symbolic link there leads nowhere."""
         self.lower_links: set[TreePath] = set()
@@ -72,7 +76,7 @@ class Paths:
         self._limits = limits
         self._layer = layer
         self._parents: dict[bytes, Directory] = {}
-        self._followed: set[TreePath] = set()  # the links that _parents depends on
+        self._followed: set[TreePath] = set()  # what _parents depends on, where links were followed
         self._followed_names: set[bytes] = set()
 
     def parent(self, prefix: bytes, name: bytes) -> Directory:
@@ -83,10 +87,14 @@ class Paths:
         known = self._parents.get(prefix)
         if known is not None:
             return known
-        directory = self.ensure(self.locate(prefix.split(b"/"), name), name)
-        if len(self._parents) >= _REMEMBERED:
+        place = self.locate(prefix.split(b"/"), name)
+        directory = self.ensure(place, name)
+        if len(self._parents) >= _REMEMBERED or len(self._followed) >= _REMEMBERED:
             self.forget()
         self._parents[prefix] = directory
+        if place.led:  # otherwise all of it is directories of this layer by now
+            self._followed.update(place.passed)
+            self._followed_names.update(path[-1] for path in place.passed)
         return directory
 
     def locate(self, parts: Sequence[bytes], name: bytes, *, linking: bool = False) -> Place:
@@ -111,6 +119,7 @@ class Paths:
             target = self._enter(place, part, linking=linking)
             if target is not None:
                 hops += 1
+                place.led = True
                 if target.startswith(b"/"):
                     place.restart()
                 pending.extend(reversed(target.split(b"/")))
@@ -128,14 +137,16 @@ class Paths:
             if child is not None:
                 place.enter(part, child, below=child.below)
                 return None
+        path = (*place.path, part)
+        place.passed.append(path)
+        if here is not None:
             target = self._tree.link_target(here, part)
             if target:
-                self._follow((*place.path, part))
                 return target
             if target is not None:
                 place.enter(part, None, below=False)
                 return None
-        target = self._lower_target((*place.path, part), linking=linking) if place.below else None
+        target = self._lower_target(path, linking=linking) if place.below else None
         if target is None:
             place.enter(part, None, below=place.below)
         return target
@@ -143,13 +154,10 @@ class Paths:
     def _lower_target(self, path: TreePath, *, linking: bool) -> bytes | None:
         if not linking and self.hidden.hides(path):
             return None
-        node = self._lower.lookup(path)
-        if node is None or not node.is_symlink:
-            return None
-        if not linking:
+        target = self._lower.link_target(path)
+        if target is not None and not linking:
             self.lower_links.add(path)
-            self._follow(path)
-        return node.readlink()
+        return target
 
     def ensure(self, place: Place, name: bytes) -> Directory:
         """Make the directories of a place that this layer does not have yet.
@@ -197,7 +205,3 @@ class Paths:
         self._parents.clear()
         self._followed.clear()
         self._followed_names.clear()
-
-    def _follow(self, path: TreePath) -> None:
-        self._followed.add(path)
-        self._followed_names.add(path[-1])

@@ -18,18 +18,21 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 from imgpull.errors import AlreadyExistsError, ContentNotFoundError, SnapshotNotFoundError
 from imgpull.events import EventSink, LayerChanged, LayerState, LeftOut, Woken
 from imgpull.limits import Limits
-from imgpull.locking import Cancellation, KeyedLock, Slots
+from imgpull.locking import Cancellation, KeyedLock, Slot, Slots
 from imgpull.oci import Digest
 from imgpull.store import IngestEnded, Parts, Store, Waiting
 from imgpull.store.images import Layer
-from imgpull.store.snapshots import Active, MergedTree
+from imgpull.store.snapshots import Active, LayerTree
 from imgpull.unpack.applier import Applied, WhiteoutOrderError
+from imgpull.unpack.assumption import Assumption, Leading, Parents
 from imgpull.unpack.decompress import Readable
+from imgpull.unpack.glimpse import Glimpse
 from imgpull.unpack.layer import Draft
 from imgpull.unpack.marks import Marks
 
@@ -89,12 +92,17 @@ class Step:
     def __init__(
         self, shop: Shop, pull: Pull, layer: Layer, parent: Digest | None, below: Step | None, labels: Mapping[str, str]
     ) -> None:
+        self.chain_id = layer.chain_id
         self._shop = shop
         self._pull = pull
         self._layer = layer
         self._parent = parent
-        self._below = below  # None: the parent is committed, or there is none
+        self.below = below  # None: the parent is committed, or there is none
         self._labels = labels
+        self.scratch: Path | None = None
+        """Where it is being applied."""
+        self.filled = threading.Event()
+        """Set when all its entries were applied, or never will be by this step."""
         self.committed = False
         self.over = threading.Event()
         """Set when the chain is committed, and when the pull stops."""
@@ -103,25 +111,31 @@ class Step:
 
     def run(self) -> None:
         """Make the chain, or find it made. Raises what went wrong; nothing active is left behind."""
-        say, stop, key = self._pull.say, self._pull.stop, self._shop.key(self._layer.chain_id)
+        say, stop, key = self._pull.say, self._pull.stop, self._shop.key(self.chain_id)
         with self._shop.keys.hold(key, cancel=stop) as held:
             if held.waited:
                 say(Woken(key, found_held=False, slept_seconds=0.0))
             state = self._make()
-            self.kept.enter_context(self._shop.store.snapshots.hold(self._layer.chain_id))
+            self.kept.enter_context(self._shop.store.snapshots.hold(self.chain_id))
             self._told(state)
         self.committed = True
+        self.end()
+        if self.below is not None and self.below.committed:
+            self.below.kept.close()
+
+    def end(self) -> None:
+        """Wake those who wait for this layer."""
+        self.filled.set()
         self.over.set()
-        if self._below is not None and self._below.committed:
-            self._below.kept.close()
 
     def _told(self, state: LayerState) -> None:
-        self._pull.say(LayerChanged(self._layer.digest, self._layer.chain_id, state))
+        self._pull.say(LayerChanged(self._layer.digest, self.chain_id, state))
 
     def _make(self) -> LayerState:
         hidden: Marks | None = None
         failed = False
-        while (active := prepare(self._shop.store, self._layer.chain_id, self._labels)) is not None:
+        while (active := prepare(self._shop.store, self.chain_id, self._labels)) is not None:
+            self.scratch = active.path
             try:
                 way = self._apply(active, hidden)
             except BaseException as error:
@@ -140,39 +154,66 @@ class Step:
         return "exists"
 
     def _remove(self, active: Active) -> None:
+        self.scratch = None
         with suppress(SnapshotNotFoundError):  # what failed may have come after the commit
             self._shop.store.snapshots.remove(active.key)
 
     def _apply(self, active: Active, hidden: Marks | None) -> Way | None:
         """Apply and commit; None where what was assumed of the parents is not true."""
         with ExitStack() as closing:
-            lower, draft = self._fill(active, hidden, closing)
-            way: Way = "direct"
+            leading, draft = self._fill(active, hidden, closing)
+            lower = leading.known
             if lower is None:
-                way = "settled"
                 self._await_parent()
                 lower = closing.enter_context(self._shop.store.snapshots.merged(self._parent))
                 if not draft.holds(lower):
                     return None
             self._commit(active, draft.settle(lower))
-        return way
+        return "direct" if leading.known is not None else "settled"
 
-    def _fill(self, active: Active, hidden: Marks | None, closing: ExitStack) -> tuple[MergedTree | None, Draft]:
+    def _fill(self, active: Active, hidden: Marks | None, closing: ExitStack) -> tuple[Leading, Draft]:
         """Apply the entries, in a slot; upon the parents' view where they are committed by now."""
         pull, layer = self._pull, self._layer
         slot = self._shop.slots.take(pull.stop)
-        with pull.source.open(layer.digest, pull.stop, slot.lent) as readable, slot:
+        glimpse = Glimpse(lambda: self._await_bottom(slot), self._layers_below)
+        with pull.source.open(layer.digest, pull.stop, slot.lent) as readable, slot, glimpse:
             self._told("unpacking")
-            lower: MergedTree | None = None
-            if self._below is None or self._below.committed:
-                lower = closing.enter_context(self._shop.store.snapshots.merged(self._parent))
-            draft = closing.enter_context(Draft(layer, active, lower, self._shop.limits, hidden))
+            leading: Leading
+            if self.below is None or self.below.committed:
+                leading = Parents(closing.enter_context(self._shop.store.snapshots.merged(self._parent)))
+            else:
+                leading = Assumption(glimpse.link_target)
+            draft = closing.enter_context(Draft(layer, active, leading, self._shop.limits, hidden))
             draft.fill(readable, pull.stop)
-        return lower, draft
+        self.filled.set()
+        return leading, draft
+
+    def _await_bottom(self, slot: Slot) -> None:
+        """Until the bottom layer's entries are applied: as a rule it has the links that others lead through."""
+        bottom = self
+        while bottom.below is not None:
+            bottom = bottom.below
+        with slot.lent():
+            bottom.filled.wait()
+            self._pull.stop.raise_if_cancelled()
+
+    def _layers_below(self) -> list[LayerTree]:
+        """What the layers below lie in now, bottom first; nothing for one that has not begun."""
+        found: list[LayerTree] = []
+        step = self.below
+        while step is not None and not step.committed:
+            scratch = step.scratch
+            if scratch is not None:
+                found.insert(0, LayerTree(scratch))
+            step = step.below
+        if step is None:
+            return found
+        with self._shop.store.snapshots.merged(step.chain_id) as tree:
+            return [*tree.layers, *found]
 
     def _await_parent(self) -> None:
-        assert self._below is not None
-        self._below.over.wait()
+        assert self.below is not None
+        self.below.over.wait()
         self._pull.stop.raise_if_cancelled()
 
     def _commit(self, active: Active, applied: Applied) -> None:

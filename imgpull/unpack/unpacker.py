@@ -66,11 +66,11 @@ class Unpacker:
             steps.append(Step(self._shop, pull, layer, parent, below, inherited_labels(descriptor.annotations)))
             parent = layer.chain_id
 
-        def end() -> None:
+        def end_all() -> None:
             for step in steps:
-                step.over.set()
+                step.end()
 
-        forget = pull.stop.add_callback(end)
+        forget = pull.stop.add_callback(end_all)
         try:
             work([step.run for step in steps], self._hands, pull.stop)
         finally:

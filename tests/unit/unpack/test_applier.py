@@ -29,6 +29,7 @@ from imgpull.errors import (
 )
 from imgpull.store.snapshots.merged import MergedTree
 from imgpull.unpack.applier import Applier
+from imgpull.unpack.assumption import Parents
 from imgpull.unpack.owntree import OwnTree
 from imgpull.unpack.refusals import from_os_error
 from imgpull.unpack.tar import TarReader
@@ -524,7 +525,7 @@ def test_errors_of_the_source_pass_through(tmp_path: Path) -> None:
     try:
         with (
             MergedTree([]) as lower,
-            Applier(root_fd, lower, privileged=False, limits=LIMITS, layer=LAYER) as applier,
+            Applier(root_fd, Parents(lower), privileged=False, limits=LIMITS, layer=LAYER) as applier,
             pytest.raises(RegistryUnavailableError, match="gone"),
         ):
             applier.make(TarReader(broken(), LIMITS, LAYER))
@@ -616,7 +617,7 @@ def test_thirty_two_thousand_entries(tmp_path: Path) -> None:
     try:
         with (
             MergedTree([]) as lower,
-            Applier(root_fd, lower, privileged=os.geteuid() == 0, limits=LIMITS, layer=LAYER) as applier,
+            Applier(root_fd, Parents(lower), privileged=os.geteuid() == 0, limits=LIMITS, layer=LAYER) as applier,
         ):
             applier.make(TarReader(pieces(archive(*directories, *files), 1 << 18), LIMITS, LAYER))
             applied = applier.settle(lower)
