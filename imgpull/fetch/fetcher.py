@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from imgpull.errors import (
     AlreadyExistsError,
     DigestMismatchError,
+    LockTimeoutError,
     RegistryError,
 )
 from imgpull.events import BlobAdvanced, BlobChanged, BlobRequested, BlobState, EventSink, Woken
@@ -130,7 +132,12 @@ class Fetcher:
 
         told("waiting")
         key = f"blob://{descriptor.digest}"
-        with self._keys.hold(key, cancel=cancel) as held:
+        with ExitStack() as stack:
+            try:
+                held = stack.enter_context(self._keys.hold(key, 0, cancel))
+            except LockTimeoutError:
+                self._workers.stand_aside()
+                held = stack.enter_context(self._keys.hold(key, cancel=cancel))
             if held.waited:
                 say(Woken(key, found_held=False, slept_seconds=0.0))
             if descriptor.digest in self._content:

@@ -71,7 +71,8 @@ class Crew:
 
 
 class Workers:
-    """At most ``count`` threads of a crew that work off one queue, first come, first served.
+    """At most ``count`` threads of a crew that work off one queue, first come, first served; those that wait for work
+    of another process are not counted.
 
     One that finds the queue empty ends: a thread costs less than the request it makes, and nothing is left to close.
     """
@@ -80,10 +81,12 @@ class Workers:
         self._crew = crew
         self._count = count
         self._name = name
-        self._lock = threading.Lock()  # guards _queue and _free
+        self._lock = threading.Lock()  # guards _queue, _free and _places
         self._queue: deque[Callable[[], None]] = deque()
         self._free = list(range(count))
         """The numbers, in their threads' names, of workers that don't run; a heap."""
+        self._places: dict[threading.Thread, int] = {}
+        """The numbers of those that run."""
 
     def submit(self, run: Callable[[], None]) -> None:
         """Run ``run`` when its turn comes. Raises as :meth:`Crew.start`, and then it does not run."""
@@ -102,14 +105,37 @@ class Workers:
                 self._queue.remove(run)
             raise
 
+    def stand_aside(self) -> None:
+        """Called by a worker that will wait for work which is not ours: its place goes to another, and it ends with
+        what it is doing now. Without effect where no thread is to be had."""
+        me = threading.current_thread()
+        with self._lock:
+            number = self._places.pop(me, None)
+            if number is None:
+                return
+            if not self._queue:
+                heapq.heappush(self._free, number)
+                return
+        try:
+            self._crew.start(lambda: self._work(number), f"{self._name}_{number}")
+        except Exception:
+            with self._lock:
+                self._places[me] = number
+
     def _work(self, number: int) -> None:
-        while (run := self._next(number)) is not None:
+        with self._lock:
+            self._places[threading.current_thread()] = number
+        while (run := self._next()) is not None:
             run()
 
-    def _next(self, number: int) -> Callable[[], None] | None:
+    def _next(self) -> Callable[[], None] | None:
         """What to do, or None, which ends the worker: in the same breath, so that nothing is queued behind its back."""
         with self._lock:
+            number = self._places.get(threading.current_thread())
+            if number is None:
+                return None
             if self._queue:
                 return self._queue.popleft()
+            del self._places[threading.current_thread()]
             heapq.heappush(self._free, number)
             return None

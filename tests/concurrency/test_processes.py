@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,25 @@ def test_a_process_waits_for_another_s_blob_and_takes_over_when_it_dies(
     states = [event.state for event in events if isinstance(event, BlobChanged) and event.digest == blob]
     assert (states[-1], registry.count("GET", blob)) == (("fetched", 2) if killed else ("exists", 1))
     assert Woken(f"blob://{blob}", found_held=False, slept_seconds=0.0) in events
+
+
+def test_blobs_of_our_own_are_fetched_while_every_worker_waits_for_another_process(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    image = build([{f"layer{n}": os.urandom(500)} for n in range(10)])
+    reference, blobs = registry.add(image), [layer.digest for layer in image.layers]
+    theirs, own = [f"blob://{blob}" for blob in blobs[:9]], blobs[9]
+    other = ProcessKeys(tmp_path / "keys.lock")
+    with imgpull.Store(tmp_path) as store, imgpull.Puller(store, max_concurrent_fetches=1) as puller:
+        with ExitStack() as stack:
+            for key in theirs:
+                stack.enter_context(other.hold(key))
+            pull = puller.submit(reference, unpack=False)
+            until(lambda: own in store.content, "the one that nobody else fetches is here")
+            assert [store.keyed_lock.waiters(key) for key in theirs] == [1] * 9
+        assert pull.result(DEADLINE_SECONDS).digest == image.digest
+    assert [registry.count("GET", f"/blobs/{blob}") for blob in blobs] == [1] * 10
+    other.close()
 
 
 def test_a_pull_that_waits_for_another_process_can_be_cancelled(registry: FakeRegistry, tmp_path: Path) -> None:

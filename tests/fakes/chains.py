@@ -16,7 +16,7 @@ from fakes.threads import DEADLINE_SECONDS
 from imgpull.locking import Cancellation
 from imgpull.oci import Descriptor, Digest, chain_ids
 from imgpull.store.images import Layer
-from imgpull.unpack import Waiting
+from imgpull.store import Waiting
 
 MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
 NAMES = ("a", "b", "c")

@@ -63,7 +63,7 @@ def test_a_damaged_journal_is_named(snapshots: Snapshots, opened: Opener, place:
     document = directory_of(place, chain("1")) / "journal.json"
     document.write_bytes(damage)
     other = opened()
-    with pytest.raises(StoreCorruptError, match="verify --repair") as caught:
+    with pytest.raises(StoreCorruptError, match="pull into a new store") as caught:
         other.view(chain("1"))
     assert str(document) in str(caught.value)
     other.close()
