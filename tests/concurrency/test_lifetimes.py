@@ -159,12 +159,14 @@ def test_a_puller_in_a_forked_child_says_so_and_does_not_hang(registry: FakeRegi
         gate.wait_reached()
 
         def check() -> None:
-            for use in (puller.pull, puller.submit):
+            for use in (puller.pull, puller.submit, puller.resolve):
                 with pytest.raises(RuntimeError, match="forked"):
                     use(reference)
-            puller.close()
+            puller.__exit__(KeyError, KeyError(), None)
 
-        with puller._lock:  # as another thread may hold it in the moment of the fork
+        (call,) = puller._calls
+        with puller._lock, call._lock, future._condition:  # type: ignore[attr-defined]
+            # as other threads may hold them in the moment of the fork
             assert in_a_child(check) == 0
         gate.open()
         assert future.result(DEADLINE_SECONDS)
