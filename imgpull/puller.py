@@ -145,6 +145,7 @@ class Puller:
 
     def resolve(self, ref: str | Reference, *, cancel: Cancellation | None = None) -> Resolution:
         """Asks the registry what ``ref`` stands for; nothing is stored."""
+        self._refuse_child()
         return self._registry.resolve(as_reference(ref), cancel)
 
     def close(self) -> None:
@@ -163,7 +164,7 @@ class Puller:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is not None:
+        if error is not None and os.getpid() == self._process:
             for call in tuple(self._calls):
                 call.fail(PullCancelledError("cancelled: its Puller was left by an error"))
         self.close()
@@ -175,8 +176,7 @@ class Puller:
 
     def _begin(self, call: Call, order: Order, cancel: Cancellation | None) -> None:
         """Whatever it raises, Ctrl-C included: the caller gives the call up then."""
-        if os.getpid() != self._process:  # its threads stayed in the parent, and its locks as they were there
-            raise RuntimeError("this Puller was made before the process forked: make another one in the child")
+        self._refuse_child()
         self._handle.parts  # noqa: B018 -- raises StoreError for a store that was closed
         with self._lock:
             if self._closed:
@@ -187,6 +187,11 @@ class Puller:
             call.listen(cancel)
         with call.failing():
             self._start(call, order)
+
+    def _refuse_child(self) -> None:
+        """In a forked child: its threads stayed in the parent, and its locks are as they were there."""
+        if os.getpid() != self._process:
+            raise RuntimeError("this Puller was made before the process forked: make another one in the child")
 
     def _start(self, call: Call, order: Order) -> None:
         """Answers from the store where the policy lets us, else boards a resolution or, with a digest, the pull."""

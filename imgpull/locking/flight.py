@@ -176,7 +176,7 @@ class Flight(Generic[T]):
 
     def _leader(self) -> Seat[T] | None:
         with self._flights._lock:
-            if self._seats and not self._deserted:
+            if self._seats:
                 return self._seats[0]
             self._flights._drop(self)  # in the same breath: a caller who boards now would never be told
             return None

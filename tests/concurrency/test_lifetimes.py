@@ -17,7 +17,10 @@ from fakes.images import Image, build
 from fakes.registry import FakeRegistry
 from fakes.threads import DEADLINE_SECONDS, start, until
 from fakes.wire import Gate
+from imgpull.calls import Call
 from imgpull.fetch import Crew
+from imgpull.locking import Flights, Seat
+from imgpull.traffic import Traffic
 
 IMAGES = [{"etc/os-release": "ID=fake\n", "bin/sh": b"shell" * 5_000}, {"etc/more": "1"}]
 
@@ -65,6 +68,44 @@ def test_closing_a_puller_waits_for_its_own_calls_and_not_for_work_that_others_w
         gate.open()
         assert theirs.result(DEADLINE_SECONDS).chain_id in store.snapshots
     assert registry.count("GET", image.layers[0].digest) == 1
+
+
+def test_closing_a_puller_waits_for_its_own_calls(registry: FakeRegistry, store: imgpull.Store) -> None:
+    reference, _, gate = halfway(registry)
+    puller = imgpull.Puller(store)
+    future = puller.submit(reference)
+    gate.wait_reached()
+    closing = start(puller.close)
+    until(lambda: puller._closed and future._waiters, "it waits for the call")  # type: ignore[attr-defined]
+    assert closing.is_alive()
+    gate.open()
+    closing.outcome()
+    assert future.done()
+
+
+def test_traffic_is_closed_when_its_threads_have_ended() -> None:
+    traffic, gate = Traffic(), threading.Event()
+    traffic.crew.start(lambda: gate.wait(DEADLINE_SECONDS) and None, "imgpull-test")
+    closing = start(traffic.close)
+    until(lambda: traffic.crew._dismissed, "it closes")
+    assert closing.is_alive()
+    gate.set()
+    closing.outcome()
+
+
+def test_a_call_that_has_ended_keeps_neither_seat_nor_callback() -> None:
+    call, cancel = Call(None), imgpull.Cancellation()
+    flights: Flights[None] = Flights()
+
+    def board() -> Seat[None]:
+        seat = flights.board("key", lambda _: None, lambda _: None, lambda *_: None)
+        call.leave()
+        return seat
+
+    call.sit(board)
+    assert all(flight._deserted for flight in flights._live.values())
+    call.listen(cancel)
+    assert not cancel._callbacks
 
 
 def test_the_one_call_form_is_left_while_another_puller_wants_the_work(
@@ -159,12 +200,14 @@ def test_a_puller_in_a_forked_child_says_so_and_does_not_hang(registry: FakeRegi
         gate.wait_reached()
 
         def check() -> None:
-            for use in (puller.pull, puller.submit):
+            for use in (puller.pull, puller.submit, puller.resolve):
                 with pytest.raises(RuntimeError, match="forked"):
                     use(reference)
-            puller.close()
+            puller.__exit__(KeyError, KeyError(), None)
 
-        with puller._lock:  # as another thread may hold it in the moment of the fork
+        (call,) = puller._calls
+        with puller._lock, call._lock, future._condition:  # type: ignore[attr-defined]
+            # as other threads may hold them in the moment of the fork
             assert in_a_child(check) == 0
         gate.open()
         assert future.result(DEADLINE_SECONDS)
@@ -310,8 +353,9 @@ def test_a_call_whose_timer_cannot_start_ends_at_once(
     reference, _, gate = halfway(registry)
     with imgpull.Puller(store) as puller:
         monkeypatch.setattr(threading.Timer, "start", no_thread)
+        future = puller.submit(reference, timeout_seconds=60)
         with pytest.raises(RuntimeError, match="start new thread"):
-            puller.submit(reference, timeout_seconds=60).result(0)
+            future.result(0)
         until(lambda: not puller._traffic.pulls, "nobody is on board")
     gate.open()
 

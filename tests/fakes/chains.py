@@ -15,8 +15,8 @@ from fakes.serial_model import Item
 from fakes.threads import DEADLINE_SECONDS
 from imgpull.locking import Cancellation
 from imgpull.oci import Descriptor, Digest, chain_ids
-from imgpull.store.images import Layer
 from imgpull.store import Waiting
+from imgpull.store.images import Layer
 
 MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
 NAMES = ("a", "b", "c")

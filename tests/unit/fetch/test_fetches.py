@@ -102,9 +102,10 @@ def test_a_cancel_ends_the_wait() -> None:
 
 
 def test_leaving_gives_up_every_seat_also_one_that_is_taken_afterwards() -> None:
-    transfers = Transfers()
+    transfers, cancel = Transfers(), Cancellation()
     with Fetches(discard) as fetches:
         transfers.board(fetches, BLOBS[0])
+    assert not cancel._callbacks
     transfers.board(fetches, BLOBS[1])
     assert [transfers.seats[digest].flight.cancel.cancelled for digest in (A, B)] == [True, True]
 
