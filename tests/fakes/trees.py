@@ -72,7 +72,14 @@ def everything(root: Path) -> Path:
         file.seek(4 << 20)
         file.write(b"end")
         file.truncate((4 << 20) + 100_000)
-    for name, mode in (("bin/tool", 0o4755), ("etc/secret", 0), ("empty", 0o1777), ("etc", 0o2750), ("shared", 0o555)):
+    locked = 0 if os.geteuid() == 0 else 0o400
+    for name, mode in (
+        ("bin/tool", 0o4755),
+        ("etc/secret", locked),
+        ("empty", 0o1777),
+        ("etc", 0o2750),
+        ("shared", 0o555),
+    ):
         os.chmod(root / name, mode)
     if os.geteuid() == 0:
         os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))

@@ -44,7 +44,8 @@ class Mounted:
             mount_overlay(lowers, _SETTINGS, place / "rootfs")
         except OSError as error:
             _log.info("the view in %s is not mounted: %s", place, error.strerror)
-            self._possible = error.errno not in _FORBIDDEN
+            if error.errno in _FORBIDDEN:
+                self._possible = False
             return False
         return True
 

@@ -66,7 +66,7 @@ class Views:
 
     def make(self, tree: MergedTree, closing: contextlib.ExitStack) -> Path:
         """The directory that shows ``tree``, until ``closing`` is closed. Raises StoreError."""
-        with translated("make a tree of the snapshot in", self._root), contextlib.ExitStack() as undo:
+        with translated("show the snapshot in", self._root), contextlib.ExitStack() as undo:
             if self._read_only:
                 place = Path(tempfile.mkdtemp(prefix="imgpull-view-"))
             else:

@@ -70,6 +70,8 @@ def test_chown_and_directory_permission(snapshots: Snapshots) -> None:
 
 @pytest.mark.parametrize("mask", [0, 0o077, 0o777])
 def test_root_permission_whatever_the_umask(opened: Opener, place: Path, mask: int) -> None:
+    if mask == 0o777 and not ROOT:
+        pytest.skip("a user could not read what it writes")
     previous = os.umask(mask)
     try:
         snapshots = opened()

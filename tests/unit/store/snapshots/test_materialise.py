@@ -100,6 +100,8 @@ def test_a_mode_the_disk_could_not_keep_is_set_on_a_copy(tmp_path: Path, link: b
 def test_the_umask_has_no_say(tmp_path: Path, mask: int) -> None:
     source = everything(tmp_path / "layer")
     (tmp_path / "target").mkdir()
+    if mask == 0o777 and not ROOT:
+        pytest.skip("a user could not enter what it makes")
     previous = os.umask(mask)
     try:
         with MergedTree([LayerTree(source)]) as tree:
