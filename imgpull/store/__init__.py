@@ -5,8 +5,8 @@
     <root>/                    mode 0700; readable by skopeo, umoci and crane as an OCI image layout
     ├── oci-layout, index.json    derived from the image records                       layout.py
     ├── blobs/sha256/…            content by digest, never written to                  blobs.py
-    ├── ingest/…                  blobs on their way                                   ingest.py, blob_writer.py
-    ├── snapshots/…               unpacked layers by ChainID                           snapshots/
+    ├── ingest/…                  blobs on their way, and their readers      ingest.py, blob_writer.py, following.py
+    ├── snapshots/…               unpacked layers by ChainID                           snapshots/, group_sync.py
     ├── metadata.db               labels, diff IDs, snapshots, image records           database/
     └── metadata.lock, index.lock
 

@@ -11,6 +11,7 @@ lock, outside, where waiting costs nothing.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -115,6 +116,31 @@ class ContentStore:
         self.blobs.remove(known)
         if listed:
             self._listed_changed()
+
+    def drop(self, digest: str) -> bool:
+        """Remove a blob that no image record keeps, and whose layer is unpacked; whether it is gone.
+
+        Decided and done in one write: a record that keeps the blob comes before it, and the blob stays, or after it,
+        and is refused by :meth:`Images.put`. The caller holds the blob's key, so that nobody fetches it meanwhile.
+        """
+        self.database.check_writable()
+        known = Digest(digest)
+        try:
+            blob = self.blobs.open(known)
+        except ContentNotFoundError:
+            return True
+        with blob:  # open until the write has ended: so long the kernel does not free a large file's pages
+            return self.database.write(lambda connection: self._drop(connection, known))
+
+    def _drop(self, connection: Connection, digest: Digest) -> bool:
+        if _is_kept(connection, digest):
+            return False
+        # In the write, not after it: nobody else could write in between. A crash before its end leaves a row without a
+        # file, which says nothing: a blob is here when its file is.
+        with contextlib.suppress(ContentNotFoundError):
+            self.blobs.remove(digest)
+        _forget(connection, digest)
+        return True
 
     # Ingests
 
@@ -264,10 +290,14 @@ def _record(connection: Connection, info: Info) -> Info:
 def _forget(connection: Connection, digest: Digest) -> bool:
     """Delete the row; whether an image rests on the blob, so that the layout must be written again."""
     connection.execute("DELETE FROM blobs WHERE digest = ?", (digest,))
-    if connection.execute("SELECT 1 FROM image_blobs WHERE digest = ?", (digest,)).fetchone() is None:
+    if not _is_kept(connection, digest):
         return False
     connection.execute("UPDATE layout SET generation = generation + 1")
     return True
+
+
+def _is_kept(connection: Connection, digest: Digest) -> bool:
+    return connection.execute("SELECT 1 FROM image_blobs WHERE digest = ?", (digest,)).fetchone() is not None
 
 
 def _info(digest: Digest, size_bytes: int, mtime: float, row: Row | None) -> Info:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from imgpull.errors import ImageNotFoundError, InvalidReferenceError
+from imgpull.errors import ContentNotFoundError, ImageNotFoundError, InvalidReferenceError
 from imgpull.oci import Descriptor, Digest, ImageConfig, Platform
 from imgpull.reference import Reference
+from imgpull.store.blobs import Blobs
 from imgpull.store.database import Connection, Database, Row
 from imgpull.store.ingest import utc_now
 from imgpull.store.layout import Layout
@@ -73,9 +74,22 @@ class Image:
 
     @property
     def blobs(self) -> frozenset[Digest]:
-        """Every blob this record rests on."""
-        layers = (layer.digest for layer in self.layers)
-        return frozenset((self.digest, self.manifest_digest, self.config_digest, *layers))
+        """Every blob this image consists of."""
+        return self._documents | {layer.digest for layer in self.layers}
+
+    @property
+    def kept(self) -> frozenset[Digest]:
+        """The blobs that nobody drops or collects while this record stands."""
+        return self._documents if self.content == "drop" and self.unpacked else self.blobs
+
+    @property
+    def promised(self) -> frozenset[Digest]:
+        """The blobs that are here while this record stands; to "lazy" those of its layers may never have come."""
+        return self._documents if self.content != "full" and self.unpacked else self.blobs
+
+    @property
+    def _documents(self) -> frozenset[Digest]:
+        return frozenset((self.digest, self.manifest_digest, self.config_digest))
 
 
 class Images:
@@ -85,9 +99,10 @@ class Images:
     StoreFullError, StoreError.
     """
 
-    def __init__(self, database: Database, layout: Layout) -> None:
+    def __init__(self, database: Database, layout: Layout, blobs: Blobs) -> None:
         self._database = database
         self._layout = layout
+        self._blobs = blobs
 
     def get(self, reference: str | Reference, platform: Platform | str | None = None) -> Image:
         """The image of ``reference`` for ``platform``; without one, for the platform that suits this host best, or the
@@ -107,10 +122,21 @@ class Images:
         return [_image(row) for row in self._database.query(f"SELECT {_COLUMNS} FROM images ORDER BY 1, 2")]
 
     def put(self, image: Image) -> None:
-        """Record ``image``; its reference and platform no longer mean what they meant before."""
+        """Record ``image``; its reference and platform no longer mean what they meant before.
+
+        Raises ContentNotFoundError where a blob that the record promises is not here: it was removed since the caller
+        saw it, and has to be fetched again."""
         self._database.check_writable()
         recorded = replace(image, reference=_name(image.reference))
-        self._change(lambda connection: _put(connection, recorded))
+
+        def put_if_it_is_true(connection: Connection) -> None:
+            # Looked at in the write, where ContentStore.drop decides too: what is here now is kept by this record.
+            for digest in sorted(recorded.promised):
+                if digest not in self._blobs:
+                    raise ContentNotFoundError(f"{recorded.reference} needs the blob {digest}, which went: pull again")
+            _put(connection, recorded)
+
+        self._change(put_if_it_is_true)
 
     def tag(self, reference: str | Reference, new: str | Reference, platform: Platform | str | None = None) -> None:
         """Let ``new`` mean what ``reference`` means: for every platform that is here, or for one."""
@@ -223,7 +249,7 @@ def _put(connection: Connection, image: Image) -> None:
     )
     connection.executemany(
         "INSERT INTO image_blobs (digest, reference, platform) VALUES (?, ?, ?)",
-        [(digest, image.reference, platform) for digest in image.blobs],
+        [(digest, image.reference, platform) for digest in image.kept],
     )
 
 

@@ -75,8 +75,10 @@ class Layout:
         generation = int(self._database.query("SELECT generation FROM layout")[0]["generation"])
         if self._written_generation() >= generation:
             return
+        # An image whose layers may be dropped at any moment is not listed even while they are here.
         rows = self._database.query(
-            "SELECT reference, platform, platform_fields, manifest_digest FROM images ORDER BY reference, platform"
+            "SELECT reference, platform, platform_fields, manifest_digest FROM images "
+            "WHERE content != 'drop' OR NOT unpacked ORDER BY reference, platform"
         )
         host = str(Platform.host().normalised)
         # A tool that finds a name twice takes the first, so this machine's platform comes first.

@@ -194,7 +194,8 @@ class Store:
             ),
             f"snapshots, durability {self._durability}",
         )
-        return Parts(core, self._make_content(core, layout), Images(core.database, layout), snapshots)
+        images = Images(core.database, layout, self._blobs(core))
+        return Parts(core, self._make_content(core, layout), images, snapshots)
 
     def _make_content(self, core: Core, layout: Layout, kind: type[ContentStore] = ContentStore) -> ContentStore:
         """The seam for another content store: override, and call this one with another ``kind``."""

@@ -4,6 +4,7 @@ Words
     *write*      a function of the write connection. It runs on the writer thread, in a savepoint of a transaction it
                  shares with whatever else was queued, under the store's lock. It must only touch the connection: it may
                  run a second time when the transaction it was in is lost, and everybody else's write waits for it.
+                 (Two look at a blob's file as well: docs/decisions/dropped-blobs.md.)
     *query*      one SELECT, on a connection of its own; it sees the last commit and neither waits nor makes wait.
 
 A file of the store is published *before* the write that records it, and deleted *after* the write that forgets it: the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from fakes import images as fake
-from imgpull.errors import ImageNotFoundError, InvalidReferenceError
+from fakes.threads import DEADLINE_SECONDS, start
+from imgpull.errors import ContentNotFoundError, ImageNotFoundError, InvalidReferenceError
 from imgpull.oci import Digest, ImageConfig, Manifest, Platform, chain_ids
 from imgpull.reference import Reference
 from imgpull.store import Image, Layer, Store
+from imgpull.store.images import Content
 
 REDIS = "docker.io/library/redis:7.2"
 
@@ -44,30 +47,37 @@ def _image(reference: str = REDIS, platform: str = "linux/amd64", text: str = "r
     )
 
 
+def _put(store: Store, image: Image) -> None:
+    """Record it, with the blobs that the record promises."""
+    for digest in image.promised:
+        Path(store.content.blobs.path(digest)).write_bytes(b"")
+    store.images.put(image)
+
+
 class TestPutAndGet:
     def test_a_record_comes_back_as_it_was(self, store: Store) -> None:
         image = replace(_image(), content="drop", unpacked=True, snapshotter="native")
-        store.images.put(image)
+        _put(store, image)
         assert store.images.get(REDIS) == image
         assert pickle.loads(pickle.dumps(image)) == image
 
     @pytest.mark.parametrize("text", ["redis:7.2", "library/redis:7.2", "index.docker.io/library/redis:7.2", REDIS])
     def test_any_form_of_the_reference_will_do(self, store: Store, text: str) -> None:
-        store.images.put(_image(text))
+        _put(store, _image(text))
         assert store.images.get(text).reference == REDIS
         assert store.images.get(Reference.parse(text)).reference == REDIS
 
     def test_a_later_record_replaces_an_earlier_one(self, store: Store) -> None:
-        store.images.put(_image(text="old"))
+        _put(store, _image(text="old"))
         new = _image(text="new")
-        store.images.put(new)
+        _put(store, new)
         assert store.images.list() == [new]
         rows = store.database.query("SELECT digest FROM image_blobs")
         assert {row["digest"] for row in rows} == new.blobs
 
     def test_list_is_in_order(self, store: Store) -> None:
         for reference, platform in (("b", "linux/s390x"), ("a", "linux/amd64"), ("b", "linux/amd64")):
-            store.images.put(_image(reference, platform))
+            _put(store, _image(reference, platform))
         listed = [(image.reference, str(image.platform)) for image in store.images.list()]
         assert listed == [
             ("docker.io/library/a:latest", "linux/amd64"),
@@ -85,7 +95,7 @@ class TestPutAndGet:
 class TestPlatforms:
     def test_each_has_a_record_of_its_own(self, store: Store) -> None:
         for platform in ("linux/amd64", "linux/arm64", "linux/arm/v6"):
-            store.images.put(_image(platform=platform))
+            _put(store, _image(platform=platform))
         assert str(store.images.get(REDIS, "linux/arm64/v8").platform) == "linux/arm64"
         assert str(store.images.get(REDIS, Platform.parse("linux/arm/v6")).platform) == "linux/arm/v6"
         with pytest.raises(
@@ -107,7 +117,7 @@ class TestPlatforms:
     ) -> None:
         monkeypatch.setattr(Platform, "host", lambda: Platform.parse(host))
         for platform in here:
-            store.images.put(_image(platform=platform))
+            _put(store, _image(platform=platform))
         if found is None:
             with pytest.raises(ImageNotFoundError, match="only for linux/arm64, linux/s390x"):
                 store.images.get(REDIS)
@@ -117,7 +127,7 @@ class TestPlatforms:
     def test_windows_builds_are_told_apart(self, store: Store) -> None:
         for version in ("10.0.17763.1", "10.0.20348.2"):
             platform = Platform("windows", "amd64", os_version=version, os_features=("win32k",))
-            store.images.put(replace(_image(), platform=platform))
+            _put(store, replace(_image(), platform=platform))
         assert [image.platform.os_version for image in store.images.list()] == ["10.0.17763.1", "10.0.20348.2"]
         assert {image.platform.os_features for image in store.images.list()} == {("win32k",)}
 
@@ -125,7 +135,7 @@ class TestPlatforms:
 class TestTag:
     def test_the_new_name_means_the_same_for_every_platform(self, store: Store) -> None:
         for platform in ("linux/amd64", "linux/arm64"):
-            store.images.put(_image(platform=platform))
+            _put(store, _image(platform=platform))
         store.images.tag("redis:7.2", "registry.example/mirror/redis:stable")
         new = "registry.example/mirror/redis:stable"
         for platform in ("linux/amd64", "linux/arm64"):
@@ -134,12 +144,12 @@ class TestTag:
 
     def test_for_one_platform_only(self, store: Store) -> None:
         for platform in ("linux/amd64", "linux/arm64"):
-            store.images.put(_image(platform=platform))
+            _put(store, _image(platform=platform))
         store.images.tag(REDIS, "valkey", "linux/arm64")
         assert [str(image.platform) for image in store.images.list() if "valkey" in image.reference] == ["linux/arm64"]
 
     def test_a_digest_is_no_tag(self, store: Store) -> None:
-        store.images.put(_image())
+        _put(store, _image())
         with pytest.raises(InvalidReferenceError, match="names a digest"):
             store.images.tag(REDIS, f"redis@{Digest.of_bytes(b'x')}")
 
@@ -152,8 +162,8 @@ class TestTag:
 class TestRemove:
     def test_for_every_platform_or_one(self, store: Store) -> None:
         for platform in ("linux/amd64", "linux/arm64", "linux/s390x"):
-            store.images.put(_image(platform=platform))
-        store.images.put(_image("valkey"))
+            _put(store, _image(platform=platform))
+        _put(store, _image("valkey"))
         assert [str(image.platform) for image in store.images.remove(REDIS, "linux/arm64")] == ["linux/arm64"]
         assert [str(image.platform) for image in store.images.remove(REDIS)] == ["linux/amd64", "linux/s390x"]
         assert [image.reference for image in store.images.list()] == ["docker.io/library/valkey:latest"]
@@ -161,9 +171,123 @@ class TestRemove:
             store.images.remove(REDIS)
 
     def test_another_name_for_the_same_image_stays(self, store: Store) -> None:
-        store.images.put(_image())
+        _put(store, _image())
         store.images.tag(REDIS, "valkey")
         store.images.remove(REDIS)
         image = store.images.get("valkey")
         rows = store.database.query("SELECT digest FROM image_blobs")
         assert {row["digest"] for row in rows} == image.blobs
+
+
+class TestWhatARecordPromises:
+    @pytest.mark.parametrize(
+        ("content", "unpacked", "keeps_layers", "promises_layers"),
+        [
+            ("full", True, True, True),
+            ("full", False, True, True),
+            ("lazy", True, True, False),
+            ("lazy", False, True, True),
+            ("drop", True, False, False),
+            ("drop", False, True, True),
+        ],
+    )
+    def test_its_layers_or_its_documents(
+        self, store: Store, content: Content, unpacked: bool, keeps_layers: bool, promises_layers: bool
+    ) -> None:
+        image = replace(_image(), content=content, unpacked=unpacked)
+        layers = {layer.digest for layer in image.layers}
+        documents = {image.digest, image.manifest_digest, image.config_digest}
+        assert image.blobs == layers | documents
+        assert image.kept == documents | (layers if keeps_layers else set())
+        assert image.promised == documents | (layers if promises_layers else set())
+        _put(store, image)
+        rows = store.database.query("SELECT digest FROM image_blobs")
+        assert {row["digest"] for row in rows} == image.kept
+        assert store.images.get(REDIS) == image
+
+    @pytest.mark.parametrize("number", range(5))
+    def test_one_that_would_lie_is_refused(self, store: Store, number: int) -> None:
+        """A blob that was here when a pull looked, and went before its record came."""
+        image = _image()
+        assert len(image.promised) == 5
+        for digest in sorted(image.promised):
+            Path(store.content.blobs.path(digest)).write_bytes(b"")
+        gone = sorted(image.promised)[number]
+        store.content.remove(gone)
+        with pytest.raises(ContentNotFoundError, match=gone):
+            store.images.put(image)
+        assert store.images.list() == []
+
+
+class TestDroppingLayers:
+    def test_they_go_once_no_record_keeps_them(self, store: Store) -> None:
+        layers = [layer.digest for layer in _image().layers]
+        _put(store, _image())
+        _put(store, replace(_image("valkey"), content="lazy", unpacked=True))
+        assert [store.content.drop(digest) for digest in layers] == [False, False]
+        store.images.remove("valkey")
+        assert [store.content.drop(digest) for digest in layers] == [False, False]
+        assert all(digest in store.content for digest in layers)
+        dropped = replace(_image(), content="drop", unpacked=True)
+        store.images.put(dropped)
+        assert [store.content.drop(digest) for digest in layers] == [True, True]
+        assert not any(digest in store.content for digest in layers)
+        assert {info.digest for info in store.content.walk()} == dropped.kept
+
+    def test_one_that_is_gone(self, store: Store) -> None:
+        assert store.content.drop(Digest.of_bytes(b"x"))
+
+    def test_what_is_known_of_it_goes_too_but_not_its_diff_id(self, store: Store) -> None:
+        with store.content.writer("x") as writer:
+            writer.write(b"x")
+            digest = writer.commit(labels={"a": "b"}).digest
+        store.content.record_diff_id(digest, digest)
+        store.content.drop(digest)
+        assert store.database.query("SELECT * FROM blobs") == []
+        assert store.content.diff_id(digest) == digest
+
+    def test_a_reader_keeps_what_it_has_open(self, store: Store) -> None:
+        _put(store, replace(_image(), content="drop"))
+        with store.content.open(_image().digest) as blob:
+            store.images.remove(REDIS)
+            assert store.content.drop(_image().digest)
+            assert blob.read() == b""
+
+    def test_a_record_that_comes_while_a_blob_is_dropped_is_refused(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A full pull found the blob here, and has nothing left to do but to record its image."""
+        image = _image()
+        _put(store, replace(image, content="drop", unpacked=True))
+        for digest in image.promised:
+            Path(store.content.blobs.path(digest)).write_bytes(b"")
+        remove, dropping, go_on = store.content.blobs.remove, threading.Event(), threading.Event()
+
+        def remove_late(digest: str) -> None:
+            dropping.set()
+            assert go_on.wait(DEADLINE_SECONDS)
+            remove(digest)
+
+        monkeypatch.setattr(type(store.content.blobs), "remove", lambda _, digest: remove_late(digest))
+        drop = start(lambda: store.content.drop(image.layers[0].digest))
+        assert dropping.wait(DEADLINE_SECONDS)
+        put = start(lambda: store.images.put(replace(image, reference="docker.io/library/full:latest")))
+        put.join(0.05)  # were it not for the write it waits for, it would be done by now
+        go_on.set()
+        assert drop.outcome() is True
+        with pytest.raises(ContentNotFoundError):
+            put.outcome()
+
+    def test_in_a_transaction_that_is_made_again(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A group of writes that is lost is made again, one by one: a blob that went meanwhile is gone all the same."""
+        with store.content.writer("x") as writer:
+            writer.write(b"x")
+            digest = writer.commit().digest
+        remove = store.content.blobs.remove
+
+        def remove_twice(digest: str) -> None:
+            remove(digest)
+            remove(digest)
+
+        monkeypatch.setattr(type(store.content.blobs), "remove", lambda _, digest: remove_twice(digest))
+        assert store.content.drop(digest) is True

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fakes.threads import start, together, until
 from imgpull.errors import AlreadyExistsError
 from imgpull.oci import Digest, ImageConfig, Manifest, Platform, chain_ids
 from imgpull.store import Image, Layer, Store, layout
+from imgpull.store.images import Content
 from imgpull.store.layout import Layout
 
 REDIS = "docker.io/library/redis:7.2"
@@ -102,6 +104,26 @@ class TestWhatIsListed:
         before = (root / "index.json").stat().st_ino
         store.content.remove(ARM.layers[0].digest)
         assert (root / "index.json").stat().st_ino == before
+
+    @pytest.mark.parametrize(
+        ("content", "unpacked", "listed"),
+        [("full", False, True), ("lazy", True, True), ("drop", False, True), ("drop", True, False)],
+    )
+    def test_not_one_whose_layers_may_go_at_any_moment(
+        self, store: Store, root: Path, content: Content, unpacked: bool, listed: bool
+    ) -> None:
+        _keep(store, MADE)
+        store.images.put(replace(_record(MADE), content=content, unpacked=unpacked))
+        assert _names(root) == ([REDIS] if listed else [])
+        for layer in MADE.layers:
+            store.content.drop(layer.digest)
+        assert _names(root) == ([REDIS] if listed else [])
+
+    def test_a_lazy_one_without_all_its_layers_is_not(self, store: Store, root: Path) -> None:
+        _keep(store, MADE)
+        store.content.remove(MADE.layers[0].digest)
+        store.images.put(replace(_record(MADE), content="lazy", unpacked=True))
+        assert _names(root) == []
 
     def test_tags_and_removals_show(self, store: Store, root: Path) -> None:
         _keep(store, MADE)
