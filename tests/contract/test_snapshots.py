@@ -23,6 +23,7 @@ from imgpull.store.database import Database
 from imgpull.store.snapshots import Journal, SnapshotInfo, Snapshots, Usage, inherited_labels
 
 ROOT = os.geteuid() == 0
+no_way_in = pytest.mark.skipif(not ROOT, reason="only root can work below a directory it may not enter")
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
 
@@ -479,7 +480,7 @@ def test_chown_and_directory_permission(snapshots: Snapshots) -> None:
             assert stat.S_IMODE(status.st_mode) == 0o2711
 
 
-@pytest.mark.parametrize("mask", [0, 0o077, 0o777])
+@pytest.mark.parametrize("mask", [0, 0o077, pytest.param(0o777, marks=no_way_in)])
 def test_root_permission_whatever_the_umask(tmp_path: Path, database: Database, mask: int) -> None:
     previous = os.umask(mask)
     try:
@@ -658,7 +659,7 @@ def test_a_damaged_journal_is_named(snapshots: Snapshots, database: Database, tm
     document = tmp_path / "snapshots" / chain("1").replace(":", "/") / "journal.json"
     document.write_bytes(damage)
     other = opened(tmp_path, database)
-    with pytest.raises(StoreCorruptError, match="verify --repair") as caught:
+    with pytest.raises(StoreCorruptError, match="pull into a new store") as caught:
         other.view(chain("1"))
     assert str(document) in str(caught.value)
     other.close()

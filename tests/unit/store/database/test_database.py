@@ -177,7 +177,7 @@ class TestReadPool:
 class TestErrors:
     def test_a_file_that_is_no_database_is_damage(self, tmp_path: Path) -> None:
         (tmp_path / "metadata.db").write_bytes(b"certainly not SQLite" * 100)
-        with pytest.raises(StoreCorruptError, match="verify --repair") as caught:
+        with pytest.raises(StoreCorruptError, match="pull into a new store") as caught:
             _open(tmp_path)
         assert caught.value.path == str(tmp_path / "metadata.db")
         assert isinstance(caught.value.__cause__, sqlite3.DatabaseError)

@@ -53,7 +53,7 @@ def test_the_same_journal_is_always_the_same_json() -> None:
 )
 def test_a_damaged_journal_is_refused_in_one_line(damage: dict[str, object]) -> None:
     document: dict[str, object] = {"whiteouts": [], "opaques": [], "modes": [], **damage}
-    with pytest.raises(StoreCorruptError, match="verify --repair") as caught:
+    with pytest.raises(StoreCorruptError, match="pull into a new store") as caught:
         Journal.from_json(document, "/store/journal.json")
     assert caught.value.path == "/store/journal.json"
     assert "\n" not in str(caught.value)
