@@ -1,8 +1,8 @@
 """What ends the command from outside: Ctrl-C, and SIGTERM, which is how a supervisor says the same.
 
 The first signal is raised in the main thread as :class:`Interrupted`, so that everything is left in order: calls are
-given up, partials stay, bars go. A second one, or an ordered end that takes too long (a name server that does not
-answer can't be interrupted), ends the process at once, as a crash would, which the store is made to survive.
+given up, partials stay, bars go. A second one, or an end that takes too long (nothing interrupts a call that waits for
+a name server), ends the process at once, as a crash would, which the store is made to survive.
 """
 
 from __future__ import annotations
