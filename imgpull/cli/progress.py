@@ -153,13 +153,19 @@ class Tracker:
     def left_out(self) -> str:
         """What the layers that this pull unpacked are without, in words; empty as a rule."""
         with self._lock:
-            return ", ".join(f"{count} {what}" for what, count in sorted(self._left_out.items()))
+            return ", ".join(_counted(count, what) for what, count in sorted(self._left_out.items()))
 
     @property
     def fetched_bytes(self) -> int:
         """What this pull itself had sent to it: not what it joined, nor the part an earlier pull left behind."""
         with self._lock:
             return sum(blob.fetched_bytes for blob in self._blobs.values() if blob.outcome == "fetched")
+
+
+def _counted(count: int, what: str) -> str:
+    """``what`` begins with a plural: ``devices (not root)``."""
+    noun, _, rest = what.partition(" ")
+    return f"{count} {noun.removesuffix('s') if count == 1 else noun} {rest}".rstrip()
 
 
 class Display(Protocol):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
+import tarfile
 
 import pytest
 
@@ -64,6 +66,22 @@ def test_policies_without_a_registry(command: Command, registry: FakeRegistry, i
     assert command("-q", "pull", "--policy", "missing", "--no-unpack", reference).code == 0
     assert command("-q", "pull", "--policy", "missing", reference).code == 0  # unpacks what is here
     assert registry.requests == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root leaves nothing out")
+def test_an_ordinary_user_is_told_what_is_left_out(command: Command, registry: FakeRegistry) -> None:
+    null = tarfile.TarInfo("dev/null")
+    null.type, null.devmajor, null.devminor = tarfile.CHRTYPE, 1, 3
+    secret = images.Node(b"s", mode=0, xattrs={"security.capability": "x"})
+    reference = registry.add(images.build([{"dev/": None, "dev/null": null, "locked/": None, "secret": secret}]))
+    ran = command("pull", reference)
+    assert ran.code == 0
+    last = ran.err.splitlines()[-1]
+    assert last == f"{reference}: unpacked without 1 device (not root), 4 owners (not root), 1 xattr (not root)"
+    target = command.home / "rootfs"
+    assert command("unpack", reference, str(target)).code == 0
+    assert sorted(path.name for path in target.rglob("*")) == ["dev", "locked", "secret"]
+    assert stat.S_IMODE((target / "secret").stat().st_mode) == 0
 
 
 def test_timeout(command: Command, registry: FakeRegistry, image: images.Image) -> None:

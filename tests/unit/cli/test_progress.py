@@ -85,9 +85,9 @@ def test_a_bar_begins_where_the_partial_ends() -> None:
 def test_what_is_left_out_is_added_up() -> None:
     tracker = Tracker("redis")
     assert tracker.left_out == ""
-    tracker(LeftOut(digest("a"), digest("a"), (("devices (not root)", 2), ("owners (not root)", 5))))
+    tracker(LeftOut(digest("a"), digest("a"), (("devices (not root)", 1), ("owners (not root)", 5))))
     tracker(LeftOut(digest("b"), digest("b"), (("owners (not root)", 10),)))
-    assert tracker.left_out == "2 devices (not root), 15 owners (not root)"
+    assert tracker.left_out == "1 device (not root), 15 owners (not root)"
 
 
 def test_tracker_may_be_asked_by_whom_it_tells() -> None:

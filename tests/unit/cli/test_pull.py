@@ -10,7 +10,7 @@ import pytest
 
 from imgpull.cli.progress import Silence, Tracker
 from imgpull.errors import DigestMismatchError, NotFoundError, OfflineError, PullCancelledError
-from imgpull.events import BlobAdvanced, BlobChanged, BlobRequested, EventSink, LayerChanged, Resolved
+from imgpull.events import BlobAdvanced, BlobChanged, BlobRequested, EventSink, LayerChanged, LeftOut, Resolved
 from imgpull.oci import Platform
 from imgpull.store.images import Image
 
@@ -135,6 +135,13 @@ def test_plain_lines_say_what_came_to_its_end(world: World, run: Run) -> None:
         f"{REDIS}: aaaaaaaaaaaa unpacked",
     ]
     assert ran.out == f"{REDIS}@{digest('1')} linux/amd64, 2 layers, 45.1 MB, fetched 1.0 kB\n"
+
+
+def test_what_was_left_out_is_said_once(world: World, run: Run) -> None:
+    left_out = [LeftOut(digest(digit), digest(digit), (("owners (not root)", 5),)) for digit in "ab"]
+    world.pulls("redis:7.2", events(*left_out))
+    assert run("pull", "redis:7.2").err == f"{REDIS}: unpacked without 10 owners (not root)\n"
+    assert run("pull", "-q", "redis:7.2").err == ""
 
 
 def test_several_references_give_the_highest_code_and_a_line_each(world: World, run: Run) -> None:
