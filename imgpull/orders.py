@@ -63,12 +63,10 @@ def as_reference(ref: str | Reference) -> Reference:
 
 
 def as_content(content: str) -> Content:
-    if content == "drop":
-        raise ValueError('content="drop" is not there yet: "lazy" comes nearest')
     for known in get_args(Content):
         if content == known:
             return known  # type: ignore[no-any-return]
-    raise ValueError(f'content must be "full" or "lazy", not {content!r}')
+    raise ValueError(f"content must be one of {', '.join(get_args(Content))}, not {content!r}")
 
 
 def cpus() -> int:
@@ -90,9 +88,10 @@ def is_complete(store: Parts, image: Image, order: Order) -> bool:
     """Whether everything that ``order`` promises is in the store."""
     if order.unpack and image.chain_id not in store.snapshots:
         return False
-    if order.content == "full" or not order.unpack:
-        return all(digest in store.content for digest in image.blobs)
-    return image.manifest_digest in store.content and image.config_digest in store.content
+    if order.content == "full" and image.content != "full":
+        return False  # though its blobs may be here: its record keeps none of them
+    wanted = image.promised if order.unpack else image.blobs
+    return all(digest in store.content for digest in wanted)
 
 
 def offline(reference: Reference, missing: Digest | None = None) -> OfflineError:

@@ -25,7 +25,7 @@ from imgpull.oci import EMPTY_CHAIN_ID, Platform
 from imgpull.orders import Order, Policy, as_content, as_order, as_reference, cpus, find, is_complete, offline
 from imgpull.reference import Reference
 from imgpull.registry import Resolution, connect
-from imgpull.stages import Documents, Layers, blobs_to_fetch, pair_layers
+from imgpull.stages import Documents, Layers, blobs_to_fetch, drop_layers, pair_layers, record
 from imgpull.store.images import Content, Image
 from imgpull.traffic import Traffic
 from imgpull.unpack import Unpacker
@@ -49,7 +49,8 @@ class Puller:
     ``keyed_lock``: None is the one keyed lock this process has for this store, which other processes heed;
     ``NoSuppression()`` turns it and the joining of pulls off. ``max_concurrent_fetches`` and
     ``max_concurrent_unpacks`` bound this Puller's work.
-    ``content``: ``"full"`` keeps every blob of an image, ``"lazy"`` does not fetch a layer whose chain is unpacked.
+    ``content``: ``"full"`` keeps every blob of an image, ``"lazy"`` does not fetch a layer whose chain is unpacked,
+    ``"drop"`` removes a layer's blob, too, once its chain is unpacked and no other image keeps it.
     ``plain_http``: registries (``host[:port]``) spoken to without TLS, beside those on loopback.
 
     Closing it (or leaving its ``with`` block) waits for its calls, not for work that goes on for another Puller's;
@@ -304,7 +305,8 @@ class Puller:
                 snapshotter=self._snapshotter,
                 unpacked=order.unpack,
             )
-            store.images.put(image)
+            record(image, store, source, cancel)
+            drop_layers(image, documents.fetcher, cancel)
             return image
 
     def _fetching(self) -> Fetcher:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgpull.errors import LimitExceededError, SizeMismatchError, UnpackError, VerificationError
+from imgpull.errors import ContentNotFoundError, LimitExceededError, SizeMismatchError, UnpackError, VerificationError
 from imgpull.events import BlobChanged, EventSink
 from imgpull.fetch import Boarding, Fetcher, Fetches
 from imgpull.limits import Limits
@@ -27,13 +27,13 @@ from imgpull.oci import (
 from imgpull.orders import offline
 from imgpull.reference import Reference
 from imgpull.store import IngestEnded
-from imgpull.store.images import Content, Layer
+from imgpull.store.images import Content, Image, Layer
 from imgpull.unpack import Readable
 
 if TYPE_CHECKING:
     from imgpull.store import Follower, Parts, Waiting
 
-__all__ = ["Documents", "Layers", "blobs_to_fetch", "pair_layers"]
+__all__ = ["Documents", "Layers", "blobs_to_fetch", "drop_layers", "pair_layers", "record"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +205,31 @@ def _first_without_snapshot(store: Parts, layers: Sequence[Layer]) -> int:
     return 0
 
 
+def record(image: Image, store: Parts, source: Layers, cancel: Cancellation) -> None:
+    """Writes the image's record, which says only what is true: what was removed since it was seen is fetched again."""
+    while True:
+        try:
+            store.images.put(image)
+        except ContentNotFoundError:
+            missing = {digest for digest in image.promised if digest not in store.content}
+            if not missing <= {layer.digest for layer in image.layers}:
+                raise
+            source.start([blob for blob in source.manifest.layers if blob.digest in missing])
+            source.fetches.wait_all(cancel)
+        else:
+            return
+
+
+def drop_layers(image: Image, fetcher: Fetcher, cancel: Cancellation) -> None:
+    """Removes the blobs of an image's layers that its record does not keep, where no other record does."""
+    for digest in sorted(image.blobs - image.kept):
+        fetcher.drop(digest, cancel)
+
+
 _FIRST_NEEDED: Mapping[Content, Callable[[Parts, Sequence[Layer]], int]] = {
     "full": lambda _store, _layers: 0,
     "lazy": _first_without_snapshot,
+    "drop": _first_without_snapshot,
 }
 
 

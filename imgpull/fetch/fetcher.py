@@ -100,6 +100,11 @@ class Fetcher:
         transfers are not joined: then each pull has its own, as before containerd's change."""
         return self._content.follow(_ref(digest), cancel, waiting=waiting) if self._flights.joining else None
 
+    def drop(self, digest: Digest, cancel: Cancellation) -> None:
+        """Removes a blob that no image keeps, and that nobody fetches meanwhile."""
+        with self._keys.hold(_key(digest), cancel=cancel):
+            self._content.drop(digest)
+
     def keep(self, raw: bytes, digest: Digest, cancel: Cancellation, say: EventSink) -> None:
         """Stores bytes that are here already under their digest."""
         try:
@@ -131,7 +136,7 @@ class Fetcher:
             say(BlobChanged(descriptor.digest, descriptor.size_bytes, state))
 
         told("waiting")
-        key = f"blob://{descriptor.digest}"
+        key = _key(descriptor.digest)
         with ExitStack() as stack:
             try:
                 held = stack.enter_context(self._keys.hold(key, 0, cancel))
@@ -222,6 +227,10 @@ class Fetcher:
                 writer.write(block[:count])
                 told.advance(count)
             return body.host.address
+
+
+def _key(digest: Digest) -> str:
+    return f"blob://{digest}"
 
 
 def _ref(digest: Digest) -> str:

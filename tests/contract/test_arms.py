@@ -140,23 +140,6 @@ def test_newer_is_content_with_what_is_here(make: Make, registry: FakeRegistry, 
             puller.pull(reference)
 
 
-def test_lazy_does_not_fetch_a_layer_whose_chain_is_here(registry: FakeRegistry, store: imgpull.Store) -> None:
-    base, app = build(IMAGES[:1]), build(IMAGES)
-    registry.add(base, tag="base")
-    registry.add(app, tag="app")
-    name = f"{registry.address}/library/fake"
-    with imgpull.Puller(store, content="lazy") as puller:
-        puller.pull(f"{name}:base")
-        store.content.remove(base.layers[0].digest)
-        registry.forget()
-        image = puller.pull(f"{name}:app")
-    assert image.content == "lazy"
-    assert registry.count("GET", base.layers[0].digest) == 0
-    assert registry.count("GET", app.layers[1].digest) == 1
-    with pytest.raises(ValueError, match="drop"):
-        imgpull.Puller(store, content="drop")
-
-
 def test_without_unpacking_nothing_is_unpacked(make: Make, registry: FakeRegistry, store: imgpull.Store) -> None:
     registry.add(build(IMAGES))
     with make(store) as puller:
