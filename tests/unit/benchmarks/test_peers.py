@@ -20,7 +20,7 @@ from benchmarks.peers.daemons import Containerd
 from benchmarks.peers.peer import PeerError, Place, Ready
 from benchmarks.peers.rounds import Rounds, versions_of
 from benchmarks.peers.single import CurlAndTar, Podman, SkopeoAndUmoci
-from benchmarks.peers.table import peers_table, ratios
+from benchmarks.peers.table import peers_table, processor, ratios
 from benchmarks.scenarios import Setting
 from benchmarks.volume import Volume
 
@@ -121,7 +121,7 @@ def test_a_failure_is_told_with_the_last_line_and_stops_nobody(programs: Program
     assert records[0]["error"] == "umoci: no space left"
     text = peers_table(records)
     assert "failed, round 1: skopeo+umoci: umoci: no space left" in text
-    assert "real ÷ podman" in text
+    assert "user+sys ÷ podman" in text
 
 
 def test_a_silent_failure_names_program_and_status(programs: Programs, run: Run) -> None:
@@ -227,6 +227,8 @@ def test_ratios_are_of_the_same_round() -> None:
     base = [{"repeat": 1, "wall_seconds": 1.0}, {"repeat": 2, "wall_seconds": 10.0}]
     runs = [{"repeat": 2, "wall_seconds": 20.0}, {"repeat": 1, "wall_seconds": 3.0}, {"repeat": 3, "wall_seconds": 9.0}]
     assert ratios(runs, base) == [2.0, 3.0]
+    spent = {"repeat": 1, "user_seconds": 1.0, "system_seconds": 0.5}
+    assert ratios([{**spent, "user_seconds": 2.5}], [spent], processor) == [2.0]
 
 
 def test_the_table_is_by_peer_with_imgpull_as_one(programs: Programs) -> None:
