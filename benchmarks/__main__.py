@@ -136,10 +136,11 @@ def failing() -> Iterator[None]:
     from benchmarks.measure import MeasureError
     from benchmarks.origin import OriginError
     from benchmarks.scaling import ScaleError
+    from benchmarks.volume import VolumeError
 
     try:
         yield
-    except (MeasureError, OriginError, ScaleError) as error:
+    except (MeasureError, OriginError, ScaleError, VolumeError) as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -17,12 +17,20 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["Volume", "drop_caches", "filesystem_of", "measuring_volume"]
+__all__ = ["Volume", "VolumeError", "drop_caches", "filesystem_of", "measuring_volume"]
 
 _GIB = 1 << 30
 _LARGEST_BYTES = 64 * _GIB
 """Twenty unsuppressed pulls of golang unpack 18 GB; the file is sparse, so only what is written counts."""
 _SMALLEST_BYTES = 2 * _GIB
+
+
+_MOUNT_TRIES = 10
+"""mount asks for a free loop device and then takes it; whoever else mounts may have taken it in between."""
+
+
+class VolumeError(Exception):
+    """The volume can't be made, mounted or unmounted; the message is the command's own."""
 
 
 class Volume:
@@ -66,7 +74,7 @@ def measuring_volume() -> Iterator[Volume]:
             return
         try:
             _mount_new(image, directory, size_bytes)
-        except (OSError, subprocess.CalledProcessError):
+        except (OSError, VolumeError):
             image.unlink(missing_ok=True)
             yield Volume(directory, None, 0)
             return
@@ -74,7 +82,8 @@ def measuring_volume() -> Iterator[Volume]:
             yield Volume(directory, image, size_bytes)
         finally:
             _unmount_below(directory)
-            _unmount(directory)
+            if os.path.ismount(directory):  # not after a wipe that failed half-way
+                _unmount(directory)
 
 
 def filesystem_of(path: Path) -> str:
@@ -124,15 +133,23 @@ def _mount_new(image: Path, directory: Path, size_bytes: int) -> None:
         file.truncate(size_bytes)
     _run("mkfs.ext4", "-q", "-F", "-E", "nodiscard", str(image))
     # noinit_itable: no kernel thread that fills inode tables while somebody is being measured
-    _run("mount", "-o", "loop,noatime,noinit_itable", str(image), str(directory))
+    for left in reversed(range(_MOUNT_TRIES)):
+        try:
+            _run("mount", "-o", "loop,noatime,noinit_itable", str(image), str(directory))
+            return
+        except VolumeError:
+            if not left:
+                raise
 
 
 def _unmount(directory: Path) -> None:
     try:
         _run("umount", str(directory))
-    except subprocess.CalledProcessError:
+    except VolumeError:
         _run("umount", "--lazy", str(directory))
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise VolumeError(" ".join(done.stderr.split()) or f"{command[0]} ended with status {done.returncode}")

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.report import counts, seconds, table
 
-__all__ = ["peers_table", "ratios"]
+__all__ = ["peers_table", "processor", "ratios", "real"]
 
 Record = Mapping[str, Any]
 
 
-def ratios(runs: Sequence[Record], base: Sequence[Record]) -> list[float]:
-    """Real time over that of ``base`` in the same round; rounds that lack one of the two are left out. Within a
+Cost = Callable[[Record], float]
+
+
+def real(run: Record) -> float:
+    return float(run["wall_seconds"])
+
+
+def processor(run: Record) -> float:
+    """User and system seconds together: what a busy machine stretches least."""
+    return float(run["user_seconds"] + run["system_seconds"])
+
+
+def ratios(runs: Sequence[Record], base: Sequence[Record], cost: Cost = real) -> list[float]:
+    """The cost over that of ``base`` in the same round; rounds that lack one of the two are left out. Within a
     round both met the same machine, however busy; medians of different minutes did not."""
-    of_round = {run["repeat"]: run["wall_seconds"] for run in base}
-    return [run["wall_seconds"] / of_round[run["repeat"]] for run in runs if of_round.get(run["repeat"])]
+    of_round = {run["repeat"]: cost(run) for run in base}
+    return [cost(run) / of_round[run["repeat"]] for run in runs if of_round.get(run["repeat"])]
 
 
 def peers_table(records: Sequence[Record]) -> str:
@@ -30,7 +42,7 @@ def peers_table(records: Sequence[Record]) -> str:
         base = arms[0] if "imgpull" not in arms else "imgpull"
         chosen = {arm: [run for run in runs if run["arm"] == arm] for arm in arms}
         rows = [_row(arm, chosen[arm], chosen[base]) for arm in arms]
-        headings = ("peer", "real", f"real ÷ {base}", "user", "sys", "largest process", "fetched")
+        headings = ("peer", "real", f"÷ {base}", "user", "sys", f"user+sys ÷ {base}", "largest process", "fetched")
         parts += [_title(runs), table(headings, rows)]
         parts.append(_lines(f"{arm}: {runs_of[0]['note']}" for arm, runs_of in chosen.items() if runs_of[0]["note"]))
     parts.append(_lines(f"failed, round {one['repeat']}: {one['arm']}: {one['error']}" for one in failures))
@@ -53,13 +65,13 @@ def _title(runs: Sequence[Record]) -> str:
 
 
 def _row(arm: str, runs: Sequence[Record], base: Sequence[Record]) -> tuple[str, ...]:
-    factors = ratios(runs, base)
     return (
         arm,
         seconds([run["wall_seconds"] for run in runs]),
-        _factor(factors),
+        _factor(ratios(runs, base)),
         seconds([run["user_seconds"] for run in runs]),
         seconds([run["system_seconds"] for run in runs]),
+        _factor(ratios(runs, base, processor)),
         counts([run["max_rss_bytes"] / 1e6 for run in runs], " MB"),
         counts([run["bytes_fetched"] / 1e6 for run in runs], " MB") if "bytes_fetched" in runs[0] else "–",
     )

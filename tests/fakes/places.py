@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 EXT4_BYTES = 512 << 20
+MOUNT_TRIES = 10
+"""mount asks for a free loop device and then takes it; a test beside this one may have taken it in between."""
 
 
 @contextmanager
@@ -42,9 +44,12 @@ def mounted(kind: str, place: Path) -> Iterator[Path]:
 
 
 def _run_or_skip(kind: str, command: list[str]) -> None:
-    try:
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
-    except FileNotFoundError:
-        pytest.skip(f"no {kind} here: {command[0]} is not on PATH")
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"no {kind} here: {error.stderr.decode(errors='replace').strip()}")
+    for left in reversed(range(MOUNT_TRIES)):
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            return
+        except FileNotFoundError:
+            pytest.skip(f"no {kind} here: {command[0]} is not on PATH")
+        except subprocess.CalledProcessError as error:
+            if not left:
+                pytest.skip(f"no {kind} here: {error.stderr.decode(errors='replace').strip()}")
