@@ -11,6 +11,9 @@ from imgpull.unpack.assumption import link_target
 
 __all__ = ["Glimpse"]
 
+_LOOKS = 3
+"""A layer may be committed between hearing where it lies and opening that; one after another, rarely."""
+
 
 class Glimpse:
     """Links that the layers below have by now. Use it in a ``with`` block; nothing is opened before the first question.
@@ -28,7 +31,7 @@ class Glimpse:
         """The target of the symbolic link at this path, None where none is seen. Raises what ``wait`` raises."""
         if self._tree is None:
             self._wait()
-        for _ in range(2):
+        for _ in range(_LOOKS):
             try:
                 if self._tree is None:
                     self._tree = MergedTree(self._layers())

@@ -118,8 +118,8 @@ class Step:
             state = self._make()
             self.kept.enter_context(self._shop.store.snapshots.hold(self.chain_id))
             self._told(state)
-        self.committed = True
-        self.end()
+            self.committed = True
+            self.end()
         if self.below is not None and self.below.committed:
             self.below.kept.close()
 
@@ -199,17 +199,19 @@ class Step:
 
     def _layers_below(self) -> list[LayerTree]:
         """What the layers below lie in now, bottom first; nothing for one that has not begun."""
+        snapshots = self._shop.store.snapshots
         found: list[LayerTree] = []
         step = self.below
-        while step is not None and not step.committed:
+        # Not by step.committed, which comes after: between two looks what moves is always in one place or the other.
+        while step is not None and step.chain_id not in snapshots:
             scratch = step.scratch
             if scratch is not None:
-                found.insert(0, LayerTree(scratch))
+                found.append(LayerTree(scratch))
             step = step.below
         if step is None:
-            return found
-        with self._shop.store.snapshots.merged(step.chain_id) as tree:
-            return [*tree.layers, *found]
+            return found[::-1]
+        with snapshots.merged(step.chain_id) as tree:
+            return [*tree.layers, *found[::-1]]
 
     def _await_parent(self) -> None:
         assert self.below is not None

@@ -23,7 +23,7 @@ __all__ = ["Unpacker"]
 
 _LEAST_HANDS, _MOST_HANDS = 4, 8
 """Layers of one image on their way at once. More than slots, since one that waits for its parent has no slot; not more
-than this, since each takes a thread, and what waits is in memory: the directories, 300 bytes each."""
+than this, since each takes a thread, and of one that waits the directories are in memory."""
 
 
 class Unpacker:

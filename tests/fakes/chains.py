@@ -7,12 +7,14 @@ import io
 import random
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from fakes.archives import C, D, F, H, P, S, archive
+from fakes.archives import C, Chain, D, F, H, P, S, archive
 from fakes.serial_model import Item
 from fakes.threads import DEADLINE_SECONDS
+from imgpull.errors import UnpackError
 from imgpull.locking import Cancellation
 from imgpull.oci import Descriptor, Digest, chain_ids
 from imgpull.store import Waiting
@@ -85,13 +87,16 @@ def image(*tars: bytes) -> Image:
     return Image(layers, descriptors, dict(zip(digests, tars, strict=True)))
 
 
-def random_image(chooser: random.Random, mark: str, layers: int = 4) -> Image:
-    """``mark`` makes its layers unlike those of every other image."""
-    tars = []
-    for number in range(layers):
-        count = chooser.randint(1, 9)
-        entries = [random_entry(chooser, whiteouts=number > 0) for _ in range(count)]
-        tars.append(archive(*entries, F(f"mark-{number}", mark.encode())))
+def random_image(chooser: random.Random, mark: str, place: Path, layers: int = 4) -> Image:
+    """None of its layers is refused. ``mark`` makes them unlike those of every other image; ``place`` is scratch."""
+    chain = Chain(place)
+    tars: list[bytes] = []
+    while len(tars) < layers:
+        entries = [random_entry(chooser, whiteouts=bool(tars)) for _ in range(chooser.randint(1, 9))]
+        tar = archive(*entries, F(f"mark-{len(tars)}", mark.encode()))
+        with suppress(UnpackError):
+            chain.apply_tar(tar)
+            tars.append(tar)
     return image(*tars)
 
 

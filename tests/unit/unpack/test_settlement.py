@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import random
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from fakes.archives import LAYER, LIMITS, Chain, archive, pieces
+from fakes.archives import LAYER, LIMITS, Chain, D, F, H, P, S, archive, pieces
 from fakes.chains import TARGETS, random_entry
 from fakes.trees import read_tree
 from imgpull.errors import UnpackError
 from imgpull.store.snapshots.layer import LayerTree, TreePath
+from imgpull.store.snapshots.node import Node
+from imgpull.unpack import assumption
 from imgpull.unpack.applier import Applied, Applier
 from imgpull.unpack.assumption import Assumption, Guess, Leading, Parents, link_target
 from imgpull.unpack.tar import TarReader
@@ -87,6 +90,60 @@ def guesses(chain: Chain, chooser: random.Random) -> dict[str, Guess]:
     return {"nothing": lambda _: None, "true": true, "wild": wild}
 
 
+BASE = [D("a"), F("a/f", b"1"), H("a/g", "a/f"), P("a/p"), S("a/s", "f"), D("usr/lib"), S("lib", "usr/lib")]
+LINKS = {
+    "down": [H("x", "a/f")],
+    "a link of a link": [H("x", "a/f"), H("y", "x"), H("z", "y")],
+    "the first of two is replaced": [H("x", "a/f"), H("y", "x"), F("x", b"2")],
+    "all are replaced": [H("x", "a/f"), D("x"), F("x/y", b"2")],
+    "the target is replaced": [H("x", "a/f"), F("a/f", b"2")],
+    "the target is hidden": [F("a/.wh.f"), H("x", "a/f")],
+    "a directory gives way": [F("x/y", b"2"), H("x", "a/f"), H("y", "x")],
+    "a directory comes in its place": [H("x", "a/f"), F("x/y", b"2")],
+    "a FIFO": [H("x", "a/p"), H("y", "x")],
+    "twice": [H("x", "a/f"), H("x", "a/g"), H("z", "a/f")],
+}
+AGAIN = {
+    "to a symbolic link": [H("x", "a/s")],
+    "through one": [H("x", "lib/f"), F("usr/lib/f")],
+    "to nothing": [H("x", "q")],
+}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_hard_links_to_what_is_not_there_yet(chain: Chain, name: str) -> None:
+    chain.apply(*BASE)
+    serial = fill_and_settle(chain, archive(*LINKS[name]), None)
+    settled = fill_and_settle(chain, archive(*LINKS[name]), lambda _: None)
+    assert serial and settled and not isinstance(serial.applied, UnpackError)
+    assert settled.facts == serial.facts
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_hard_links_that_are_not_settled(chain: Chain, name: str) -> None:
+    chain.apply(*BASE)
+    assert fill_and_settle(chain, archive(*AGAIN[name]), lambda _: None) is None
+
+
+def test_copies_are_settled_as_one_inode(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "no link from there")
+
+    chain.apply(*BASE)
+    monkeypatch.setattr(Node, "link_to", refuse)
+    entries = [H("x", "a/f"), H("y", "x"), F("x", b"2"), H("z", "a/f")]
+    serial = fill_and_settle(chain, archive(*entries), None)
+    settled = fill_and_settle(chain, archive(*entries), lambda _: None)
+    assert serial and settled and settled.facts == serial.facts
+    assert not isinstance(serial.applied, UnpackError) and serial.applied.inodes == 4  # root, a, x, and the copy
+
+
+def test_a_layer_that_assumes_too_much_is_applied_again(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assumption, "_REMEMBERED", 2)
+    assert fill_and_settle(chain, archive(F("a/x"), F("b/x")), lambda _: None) is not None
+    assert fill_and_settle(chain, archive(F("a/x"), F("b/x"), F("c/x")), lambda _: None) is None
+
+
 @pytest.mark.parametrize("batch", range(5))
 def test_random_chains(batch: int, tmp_path: Path) -> None:
     """Each layer four ways: upon its parents, and without them, guessing nothing, the truth, and anything."""
@@ -105,7 +162,6 @@ def test_random_chains(batch: int, tmp_path: Path) -> None:
                     assert other is None or other.facts == serial.facts, (seed, number, name)
                 with suppress(UnpackError):  # then the next one lies upon what there is
                     chain.apply(*entries)
-    print(held)
     # Each way was taken often enough to mean something, and to guess right helps.
     assert min(held["nothing", True], held["nothing", False], held["wild", True]) > 10
     assert held["true", False] < held["nothing", False]
