@@ -28,26 +28,39 @@ def _names(table: str) -> list[str]:
     raise AssertionError(table)
 
 
-@pytest.fixture(scope="module")
-def found() -> dict[str, dict[str, Any]]:
-    """What frontrun says of every model and mutant, by name."""
+EXPLORATIONS = 3
+"""On a busy machine frontrun loses a sleeping thread now and then, and says "Deadlock". The search is the same each
+time, and so is what it finds: a deadlock that an equal search does not meet is none of KeyedMutex."""
+
+
+def _explore(*names: str) -> dict[str, dict[str, Any]]:
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "frontrun.cli", sys.executable, str(MODEL)]
+    command = [sys.executable, "-m", "frontrun.cli", sys.executable, str(MODEL), *names]
     environment = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     return {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
 
 
+@pytest.fixture(scope="module")
+def found() -> dict[str, dict[str, Any]]:
+    """What frontrun says of every model and mutant, by name."""
+    results = _explore()
+    for _ in range(EXPLORATIONS - 1):
+        lost = [name for name in _names("MODELS") if results[name]["explanation"].startswith("Deadlock")]
+        if lost:
+            results.update(_explore(*lost))
+    return results
+
+
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", _names("MODELS"))
 def test_holds_in_every_interleaving(found: dict[str, dict[str, Any]], name: str) -> None:
-    if sys.version_info >= (3, 12) and found[name]["explanation"].startswith("Deadlock"):
-        # Of equal explorations some end so and some don't; on 3.11, which decides, all agree.
-        pytest.skip("frontrun loses a sleeping thread now and then since 3.12: " + found[name]["explanation"])
     assert found[name]["holds"] is True, found[name]["explanation"]
     assert found[name]["explored"] > 100
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", _names("MUTANTS"))
 def test_a_seeded_bug_is_found(found: dict[str, dict[str, Any]], name: str) -> None:
     assert found[name]["holds"] is False

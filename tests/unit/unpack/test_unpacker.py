@@ -22,8 +22,8 @@ from imgpull.events import Event, LayerChanged
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation, KeyedLock, KeyedMutex, NoSuppression, Slots
 from imgpull.oci import Digest
-from imgpull.store import Store
-from imgpull.unpack import LayerSource, Unpacker, Waiting
+from imgpull.store import Store, Waiting
+from imgpull.unpack import LayerSource, Unpacker
 
 
 class Bench:
