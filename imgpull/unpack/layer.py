@@ -60,7 +60,11 @@ class Draft:
         else:
             self._verify(hasher)
         finally:
-            self._applier.close()  # it may lie for long now, among many
+            self.rest()  # it may lie for long now, among many
+
+    def rest(self) -> None:
+        """Close what is held open for speed; it is opened again when needed."""
+        self._applier.close()
 
     def _verify(self, hasher: Hasher) -> None:
         promised = self._layer.diff_id

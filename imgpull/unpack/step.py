@@ -15,8 +15,8 @@ import logging
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -176,7 +176,17 @@ class Step:
         pull, layer = self._pull, self._layer
         slot = self._shop.slots.take(pull.stop)
         glimpse = Glimpse(lambda: self._await_bottom(slot), self._layers_below)
-        with pull.source.open(layer.digest, pull.stop, slot.lent) as readable, slot, glimpse:
+        draft: Draft | None = None
+
+        @contextmanager
+        def waiting() -> Iterator[None]:
+            glimpse.close()  # many may wait: eight layers of each pull
+            if draft is not None:
+                draft.rest()
+            with slot.lent():
+                yield
+
+        with pull.source.open(layer.digest, pull.stop, waiting) as readable, slot, glimpse:
             self._told("unpacking")
             leading: Leading
             if self.below is None or self.below.committed:

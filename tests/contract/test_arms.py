@@ -95,7 +95,9 @@ def test_wrong_bytes_are_asked_for_once_more_and_then_refused(
     assert not list((store.root / "ingest").iterdir())
 
 
-def test_the_pulls_own_work_ends_with_its_first_error(make: Make, registry: FakeRegistry, store: imgpull.Store) -> None:
+def test_the_pulls_own_work_ends_with_its_first_error(
+    make: Make, registry: FakeRegistry, store: imgpull.Store
+) -> None:
     image = build(IMAGES)
     registry.add(image)
     registry.always("GET", image.layers[1].digest, refused(404, "BLOB_UNKNOWN"))

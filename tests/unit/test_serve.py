@@ -208,7 +208,9 @@ def test_one_name_with_two_platforms_is_an_index_of_them(layout: LayoutMaker, as
     assert answer.headers["Content-Type"] == INDEX
     digest = answer.headers["Docker-Content-Digest"]
     assert digest == f"sha256:{sha256(answer.body).hexdigest()}"
-    members = {entry["platform"]["architecture"]: entry["digest"] for entry in json.loads(answer.body)["manifests"]}
+    members = {
+        entry["platform"]["architecture"]: entry["digest"] for entry in json.loads(answer.body)["manifests"]
+    }
     assert members == {"amd64": images[0]["digest"], "arm64": images[1]["digest"]}
     assert ask(f"/v2/redis/manifests/{digest}").body == answer.body
 
@@ -538,13 +540,7 @@ def test_skopeo_inspects_and_copies(layout: LayoutMaker, server: Server, tmp_pat
         subprocess.run(command, check=True, capture_output=True, timeout=60)
         # Its layout names entries by tag alone: serve that, too, and go round once more.
         with Server(target) as second:
-            again = [
-                "skopeo",
-                "inspect",
-                "--raw",
-                "--tls-verify=false",
-                f"docker://{second.address}/{target.name}:copied",
-            ]
+            again = ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{second.address}/{target.name}:copied"]
             raw = subprocess.run(again, check=True, capture_output=True, timeout=60).stdout
         assert f"sha256:{sha256(raw).hexdigest()}" == image["digest"]
 

@@ -42,7 +42,9 @@ from .conftest import digest
         (["skipped"], None, "done", "skipped"),
     ],
 )
-def test_phase_and_outcome(states: list[BlobState], layer_state: LayerState | None, phase: str, outcome: str) -> None:
+def test_phase_and_outcome(
+    states: list[BlobState], layer_state: LayerState | None, phase: str, outcome: str
+) -> None:
     blob = Blob("sha256:x", layer_state=layer_state)
     for state in states:
         blob.change(state, 1000)

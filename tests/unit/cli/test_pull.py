@@ -165,7 +165,9 @@ def test_json_lists_what_succeeded(world: World, run: Run) -> None:
     assert [document["reference"] for document in ran.document] == ["docker.io/library/good:latest"]
 
 
-def test_json_keeps_the_order_of_the_references(world: World, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_keeps_the_order_of_the_references(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def second_ends_first(_: Silence, tracker: Tracker, image: Image | None) -> None:
         if tracker.reference == "docker.io/library/second:latest":
             world.calls[0].future.set_result(make_image("first"))

@@ -5,10 +5,11 @@ Gates decide the order; what is asserted are counts and states.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,15 @@ def bench(root: Path, keys: KeyedLock | None = None, slots: int = 1) -> Iterator
 def room(tmp_path: Path) -> Iterator[Bench]:
     with bench(tmp_path / "store") as made:
         yield made
+
+
+def open_places() -> list[str]:
+    """What this process has open."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return found
 
 
 def plain_image(layers: int, mark: str = "") -> Image:
@@ -187,6 +197,8 @@ def test_who_waits_for_bytes_lends_its_slot(room: Bench) -> None:
 
     worker = room.start(made, Following())
     until(lambda: readers and readers[0].blocked.is_set(), "the reader to wait")
+    until(lambda: room.slots.free, "its slot")
+    assert not [place for place in open_places() if place.endswith("/fs/d")]  # what it held open is closed
     room.unpack(other, GatedSource(other.blobs))
     gate.set()
     worker.outcome()
