@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -32,12 +34,12 @@ class Glimpse:
         if self._tree is None:
             self._wait()
         for _ in range(_LOOKS):
-            try:
-                if self._tree is None:
-                    self._tree = MergedTree(self._layers())
-                return link_target(self._tree, path)
-            except OSError:
-                self.close()  # a layer was committed, and lies elsewhere now: look there
+            with suppress(OSError):
+                tree = self._tree = self._tree or MergedTree(self._layers())
+                target = link_target(tree, path)
+                if target is not None or all(os.path.isdir(layer.root) for layer in tree.layers):
+                    return target
+            self.close()  # a layer was committed, and lies elsewhere now: look there
         return None
 
     def close(self) -> None:

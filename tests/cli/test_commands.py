@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -93,10 +94,14 @@ def test_timeout(command: Command, registry: FakeRegistry, image: images.Image) 
     assert reference in ran.error
 
 
-def test_content_drop_is_refused_by_name(command: Command) -> None:
-    ran = command("-q", "pull", "--content", "drop", "127.0.0.1:1/redis")
-    assert ran.code == 2
-    assert "drop" in ran.error
+def test_dropped_blobs_are_told(command: Command, registry: FakeRegistry, image: images.Image) -> None:
+    reference = registry.add(image)
+    assert command("pull", "--content", "drop", reference).code == 0
+    [shown] = json.loads(command("--json", "images").out)
+    assert shown["content"] == "drop"
+    blobs = command.store / "blobs" / "sha256"
+    assert not any((blobs / layer.digest.removeprefix("sha256:")).exists() for layer in image.layers)
+    assert command("unpack", reference, str(command.home / "rootfs")).code == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

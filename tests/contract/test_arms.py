@@ -180,18 +180,6 @@ def test_a_call_times_out_and_the_work_goes_on_for_the_other(registry: FakeRegis
     assert registry.count("GET", image.layers[0].digest) == 1
 
 
-def test_the_last_caller_to_leave_stops_the_transfer(registry: FakeRegistry, store: imgpull.Store) -> None:
-    image, gate = halfway(registry)
-    with imgpull.Puller(store) as puller:
-        future = puller.submit(f"{registry.address}/library/fake")
-        gate.wait_reached()
-        assert future.cancel()
-    # Closing the Puller has joined its threads although the registry still holds the body back.
-    gate.open()
-    assert store.images.list() == []
-    assert image.layers[0].digest not in store.content
-
-
 def test_backoff_sleeps_where_suppression_waits(registry: FakeRegistry, store: imgpull.Store) -> None:
     image, gate = halfway(registry)
     events: list[Event] = []
