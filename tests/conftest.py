@@ -11,8 +11,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import imgpull
+    from fakes.registry import FakeRegistry
 
 TESTS = Path(__file__).parent
 if str(TESTS) not in sys.path:
@@ -76,3 +81,22 @@ def _nothing_is_left_behind() -> Iterator[None]:
             pytest.fail(f"left behind: threads {sorted(t.name for t in left[0])}, descriptors {sorted(left[1])}")
         gc.collect()  # an exception that a test looked at keeps the frames it passed through
         time.sleep(0.01)
+
+
+# -- what a pull needs -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registry() -> Iterator[FakeRegistry]:
+    from fakes.registry import FakeRegistry
+
+    with FakeRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[imgpull.Store]:
+    import imgpull
+
+    with imgpull.Store(tmp_path / "store", durability="none") as store:
+        yield store

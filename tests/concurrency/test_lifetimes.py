@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,18 +23,6 @@ from imgpull.locking import Flights, Seat
 from imgpull.traffic import Traffic
 
 IMAGES = [{"etc/os-release": "ID=fake\n", "bin/sh": b"shell" * 5_000}, {"etc/more": "1"}]
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[imgpull.Store]:
-    with imgpull.Store(tmp_path / "store", durability="none") as store:
-        yield store
 
 
 def halfway(registry: FakeRegistry) -> tuple[str, Image, Gate]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -111,12 +110,6 @@ PULL = """
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("imgpull")]
     print(json.dumps({"seen": seen, "results": results, "live": live, "left": left}))
 """
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
 
 
 def test_processes_share_every_blob_and_every_layer(registry: FakeRegistry, tmp_path: Path) -> None:

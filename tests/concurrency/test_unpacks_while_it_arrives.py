@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,18 +15,6 @@ from imgpull.events import BlobAdvanced, BlobRequested, Event, LayerChanged
 
 FILES = {f"file{number:03}": random_bytes(5_000, number) for number in range(200)}
 """A layer of a megabyte, which gzip does not make smaller: several blocks arrive, and are applied, before its end."""
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[imgpull.Store]:
-    with imgpull.Store(tmp_path / "store", durability="none") as store:
-        yield store
 
 
 class Heard:

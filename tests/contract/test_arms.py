@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -28,18 +27,6 @@ def backoff(store: imgpull.Store) -> imgpull.Puller:
 def make(request: pytest.FixtureRequest) -> Callable[[imgpull.Store], imgpull.Puller]:
     made: Callable[[imgpull.Store], imgpull.Puller] = request.param
     return made
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[imgpull.Store]:
-    with imgpull.Store(tmp_path / "store", durability="none") as store:
-        yield store
 
 
 Make = Callable[[imgpull.Store], imgpull.Puller]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,18 +13,6 @@ from imgpull.events import Event, LayerChanged
 from imgpull.puller import Content
 
 FILES = [{"bin/sh": b"shell" * 5_000}, {"etc/os-release": "ID=fake\n"}]
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[imgpull.Store]:
-    with imgpull.Store(tmp_path / "store", durability="none") as store:
-        yield store
 
 
 def pull(store: imgpull.Store, reference: str, content: Content, suppress: bool = True) -> imgpull.Image:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,18 +18,6 @@ from imgpull.events import BlobChanged, Event, LayerChanged
 
 IMAGES = [{"etc/os-release": "ID=fake\n"}, {"etc/more": "1"}]
 INDEX = "application/vnd.oci.image.index.v1+json"
-
-
-@pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[imgpull.Store]:
-    with imgpull.Store(tmp_path / "store", durability="none") as store:
-        yield store
 
 
 def indexed(registry: FakeRegistry, image: Image, change: Callable[[dict[str, Any]], object]) -> str:

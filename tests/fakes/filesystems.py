@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-_SIZE = "256M"
+_SIZE = "512M"  # sparse
+_MOUNT_TRIES = 10
+"""mount asks for a free loop device and then takes it; a test beside this one may have taken it in between."""
 
 
 def mounts_below(place: Path) -> list[str]:
@@ -71,15 +73,18 @@ def mounted(kind: str, scratch: Path) -> Iterator[Path]:
 
 
 def _mount(*arguments: str) -> None:
-    _run("mount", *arguments)
+    _run("mount", *arguments, tries=_MOUNT_TRIES)
 
 
-def _run(*command: str, otherwise: tuple[str, ...] = ()) -> None:
+def _run(*command: str, otherwise: tuple[str, ...] = (), tries: int = 1) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        for _ in range(tries):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if not done.returncode:
+                return
     except FileNotFoundError:
         pytest.skip(f"{command[0]} is not installed")
-    if done.returncode and otherwise:
+    if otherwise:
         _run(*otherwise)
-    elif done.returncode:
+    else:
         pytest.skip(f"{' '.join(command)}: {done.stderr.strip()}")

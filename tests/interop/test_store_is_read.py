@@ -25,12 +25,6 @@ PULLERS, EACH, COPIES = 4, 2, 5
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[imgpull.Store]:
-    with imgpull.Store(tmp_path / "store", durability="none") as store:
-        yield store
-
-
-@pytest.fixture
 def puller(store: imgpull.Store) -> Iterator[imgpull.Puller]:
     with imgpull.Puller(store) as puller:
         yield puller

@@ -15,9 +15,9 @@ import imgpull
 from benchmarks.layout import facts_of
 from benchmarks.origin import Origin
 from fakes.everything import everything
+from fakes.filesystems import mounted
 from fakes.images import build
 from fakes.layouts import write_layout
-from fakes.places import mounted
 from fakes.skopeo import push, umoci_tree
 from fakes.trees import read_tree, read_view
 

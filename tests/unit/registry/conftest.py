@@ -98,12 +98,6 @@ def connect(clock: Clock) -> Iterator[Connect]:
 
 
 @pytest.fixture
-def registry() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as registry:
-        yield registry
-
-
-@pytest.fixture
 def other() -> Iterator[FakeRegistry]:
     """Another host: a CDN, a mirror, a thief."""
     with FakeRegistry("127.0.0.2") as registry:
