@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import selectors
+import shutil
 import signal
 import subprocess
 import time
@@ -126,9 +127,10 @@ def _run(program: str, server: str, timeout_seconds: float) -> tuple[int, bytes]
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-    except FileNotFoundError:
-        raise _HelperError(f"{program} is not on PATH; install it, or take it out of docker's config.json") from None
     except OSError as error:
+        if shutil.which(program) is None:  # a folder of PATH that may not be searched is EACCES, and no reason to give
+            message = f"{program} is not on PATH; install it, or take it out of docker's config.json"
+            raise _HelperError(message) from None
         raise _HelperError(f"{program} can't be run ({error.strerror})") from None
     with process:
         try:

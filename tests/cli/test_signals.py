@@ -105,7 +105,8 @@ def test_while_it_unpacks(command: Command, registry: FakeRegistry) -> None:
     image = images.build([{"large": images.random_bytes(1024) * (96 * 1024)}])
     process = command.begin("pull", registry.add(image))
     active = command.store / "snapshots" / "active"
-    until(lambda: list(active.glob("*/snapshot/fs/large")), "the file is being written")
+    blob = command.store / "blobs" / image.layers[0].digest.replace(":", "/")
+    until(lambda: blob.exists() and list(active.glob("*/snapshot/fs/large")), "the file is being written")
     ran = end(command, process, signal.SIGINT)
     assert (ran.code, ran.out) == (130, "")
     assert last_words(ran).startswith("interrupted")
