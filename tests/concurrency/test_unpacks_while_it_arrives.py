@@ -9,8 +9,8 @@ import pytest
 
 import imgpull
 from fakes.images import Image, Layer, build, build_layer, random_bytes
-from fakes.registry import FakeRegistry, corrupted, ignoring_range, truncated
-from fakes.threads import until
+from fakes.registry import Answer, FakeRegistry, corrupted, ignoring_range, reset, truncated
+from fakes.threads import together, until
 from imgpull.events import BlobAdvanced, BlobRequested, Event, LayerChanged
 
 FILES = {f"file{number:03}": random_bytes(5_000, number) for number in range(200)}
@@ -192,6 +192,34 @@ def test_two_images_follow_one_transfer(registry: FakeRegistry, store: imgpull.S
     assert [read(store, image) for image in pulled] == [{**FILES, "one": b"1"}, {**FILES, "two": b"2"}]
     assert registry.count("GET", shared.digest) == 1
     assert heard.states(shared)["applied"] == 1
+
+
+@pytest.mark.parametrize(
+    ("faults", "requests", "from_zero"),
+    [
+        pytest.param((truncated(400_000),), 2, 1, id="cut off"),
+        pytest.param((reset(400_000), truncated(100_000)), 3, 1, id="reset, cut off"),
+        pytest.param((corrupted(300_000),), 2, 2, id="wrong once"),
+        pytest.param((truncated(400_000), ignoring_range), 2, 1, id="Range ignored"),
+    ],
+)
+def test_whoever_waits_gets_the_tree_whatever_becomes_of_the_transfer(
+    registry: FakeRegistry, store: imgpull.Store, faults: tuple[Answer, ...], requests: int, from_zero: int
+) -> None:
+    layer = build_layer(FILES)
+    images = [build([layer, {name: b"1"}]) for name in ("one", "two")]
+    references = [registry.add(image, tag=tag) for image, tag in zip(images, ("one", "two"), strict=True)]
+    registry.script("GET", layer.digest, *faults)
+    heard = Heard()
+    with imgpull.Puller(store) as puller:
+        pulls = [lambda reference=reference: puller.pull(reference, progress=heard) for reference in references * 8]  # type: ignore[misc]
+        pulled = [image for image in together(pulls) if isinstance(image, imgpull.Image)]
+    assert [read(store, image) for image in pulled] == [{**FILES, "one": b"1"}, {**FILES, "two": b"1"}] * 8
+    assert heard.states(layer)["applied"] == 1
+    assert heard.arrived_bytes(layer) == len(layer.blob)
+    offsets = heard.offsets(layer)
+    assert (len(offsets), offsets.count(0)) == (requests, from_zero)
+    assert registry.count("GET", layer.digest) == requests
 
 
 def test_a_leader_who_leaves_in_the_middle_costs_the_others_nothing(
