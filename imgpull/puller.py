@@ -272,7 +272,7 @@ class Puller:
         name: str,
     ) -> None:
         def launch(run: Callable[[], None]) -> None:
-            self._traffic.crew.start(run, name)
+            self._traffic.threads.start(run, name)
 
         call.sit(lambda: flights.board(key, work, launch, landed, call.say))
 
@@ -315,7 +315,7 @@ class Puller:
 
     def _make_fetcher(self) -> Fetcher:
         traffic, fetches = self._traffic, self._max_concurrent_fetches
-        return Fetcher(self._store.content, self._registry, self._keys, traffic.blobs, traffic.crew, fetches)
+        return Fetcher(self._store.content, self._registry, self._keys, traffic.blobs, traffic.threads, fetches)
 
     def _named(self, image: Image, reference: Reference) -> Image:
         """The image under the caller's own reference; one of another name joined the same flight by its digest."""

@@ -76,9 +76,7 @@ class Seat(Generic[T]):
 
     __slots__ = ("_failures", "_landed", "flight", "joined", "sink", "work")
 
-    def __init__(
-        self, flight: Flight[T], work: Callable[[Flight[T]], T], sink: EventSink, landed: Landed[T]
-    ) -> None:
+    def __init__(self, flight: Flight[T], work: Callable[[Flight[T]], T], sink: EventSink, landed: Landed[T]) -> None:
         self.flight = flight
         self.work = work
         self.sink = sink
@@ -180,9 +178,7 @@ class Flight(Generic[T]):
         else:
             self._land(None, error)
 
-    def _land(
-        self, result: T | None, error: BaseException | None, concerned: Sequence[Seat[T]] | None = None
-    ) -> None:
+    def _land(self, result: T | None, error: BaseException | None, concerned: Sequence[Seat[T]] | None = None) -> None:
         """Deliver to all, or to those ``concerned`` while the others go on; the last thing a flight does."""
         with self._flights._lock:
             seats, self._seats = self._seats, []

@@ -18,7 +18,6 @@ from fakes.registry import FakeRegistry
 from fakes.threads import DEADLINE_SECONDS, start, until
 from fakes.wire import Gate
 from imgpull.calls import Call
-from imgpull.fetch import Crew
 from imgpull.locking import Flights, Seat
 from imgpull.traffic import Traffic
 
@@ -73,9 +72,9 @@ def test_closing_a_puller_waits_for_its_own_calls(registry: FakeRegistry, store:
 
 def test_traffic_is_closed_when_its_threads_have_ended() -> None:
     traffic, gate = Traffic(), threading.Event()
-    traffic.crew.start(lambda: gate.wait(DEADLINE_SECONDS) and None, "imgpull-test")
+    traffic.threads.start(lambda: gate.wait(DEADLINE_SECONDS) and None, "imgpull-test")
     closing = start(traffic.close)
-    until(lambda: traffic.crew._dismissed, "it closes")
+    until(lambda: traffic.threads._dismissed, "it closes")
     assert closing.is_alive()
     gate.set()
     closing.outcome()
@@ -134,13 +133,6 @@ def test_closing_the_store_ends_work_that_nobody_waits_for(registry: FakeRegistr
     with imgpull.Store(tmp_path / "store") as again:
         assert again.images.list() == []
         assert list(again.snapshots.walk()) == []
-
-
-def test_a_store_that_was_closed_starts_no_thread() -> None:
-    crew = Crew()
-    crew.dismiss()
-    with pytest.raises(imgpull.StoreError, match="closed"):
-        crew.start(int, "late")
 
 
 # The process's end, and a fork
