@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from imgpull.errors import ImgpullError, PullCancelledError, PullTimeoutError
+from imgpull.locking import Threads
 from imgpull.puller import Puller
 from imgpull.store import Store, default_root
 
@@ -21,33 +25,81 @@ if TYPE_CHECKING:
 
 __all__ = ["pull"]
 
+_log = logging.getLogger("imgpull.puller")
+
+
+class _Shared:
+    """One Puller on the store at ``root`` for all calls that overlap."""
+
+    def __init__(self, root: str) -> None:
+        self.users = 0
+        self._root = root
+        self._lock = threading.Lock()  # guards _puller; held while opening, so that nobody opens a second
+        self._puller: Puller | None = None
+        self._open = ExitStack()
+
+    def puller(self) -> Puller:
+        with self._lock:
+            if self._puller is None:
+                with ExitStack() as opening:
+                    puller = opening.enter_context(Puller(opening.enter_context(Store(self._root))))
+                    self._open = opening.pop_all()
+                self._puller = puller
+            return self._puller
+
+    def close(self) -> None:
+        self._open.close()
+
 
 class _Borrowed:
-    """One Puller for all calls that overlap, opened by the first and closed by the last, so that nothing stays open
-    behind the back of a program that pulled once."""
+    """What the calls share, by root: opened by the first and closed by the last, so that nothing stays open behind the
+    back of a program that pulled once."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards _open and _users; held while opening, so that nobody opens a second
-        self._users: dict[str, int] = {}
-        self._open: dict[str, tuple[Puller, Callable[[], None]]] = {}
+        self._lock = threading.Lock()  # guards _shared and the number of users; nothing is opened or closed under it
+        self._shared: dict[str, _Shared] = {}
+        self._closing = Threads()
 
-    def borrow(self, root: str) -> Puller:
+    @contextmanager
+    def puller(self, root: str) -> Iterator[Puller]:
         with self._lock:
-            if root not in self._open:
-                with ExitStack() as opening:
-                    puller = opening.enter_context(Puller(opening.enter_context(Store(root))))
-                    self._open[root] = puller, opening.pop_all().close
-            self._users[root] = self._users.get(root, 0) + 1
-            return self._open[root][0]
+            shared = self._shared.setdefault(root, _Shared(root))
+            shared.users += 1
+        waits = False
+        try:
+            yield shared.puller()
+            waits = True
+        except Exception as error:
+            waits = not isinstance(error, PullTimeoutError | PullCancelledError)
+            raise
+        finally:  # after an interrupt, too
+            with self._lock:
+                shared.users -= 1
+                last = not shared.users
+                if last:
+                    del self._shared[root]
+            if last and waits:
+                shared.close()
+            elif last:
+                self._close_aside(shared)
 
-    def give_back(self, root: str) -> None:
-        with self._lock:
-            self._users[root] -= 1
-            if self._users[root]:
-                return
-            del self._users[root]
-            _, close = self._open.pop(root)
-        close()
+    def join(self) -> None:
+        """At exit: what is being closed has a moment to end."""
+        self._closing.join()
+
+    def _close_aside(self, shared: _Shared) -> None:
+        """Closing waits for threads that may be where no cancel reaches: in getaddrinfo, or in a sync."""
+
+        def close() -> None:
+            try:
+                shared.close()
+            except ImgpullError:
+                _log.info("the default store was not closed in order", exc_info=True)
+
+        try:
+            self._closing.start(close, "imgpull-close")
+        except RuntimeError:  # no thread to be had
+            close()
 
 
 _borrowed = _Borrowed()
@@ -62,6 +114,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+@atexit.register
+def _at_exit() -> None:
+    _borrowed.join()
+
+
 def pull(
     ref: str | Reference,
     *,
@@ -74,9 +131,7 @@ def pull(
 ) -> Image:
     """Pulls ``ref`` into the default store (``$IMGPULL_HOME``, ``$XDG_DATA_HOME/imgpull``, ``~/.local/share/imgpull``)
     and returns its image. Arguments and errors as :meth:`imgpull.Puller.pull`; calls at once share their work."""
-    borrowed, root = _borrowed, str(default_root())
-    puller = borrowed.borrow(root)
-    try:
+    with _borrowed.puller(str(default_root())) as puller:
         return puller.pull(
             ref,
             platform=platform,
@@ -86,5 +141,3 @@ def pull(
             cancel=cancel,
             progress=progress,
         )
-    finally:
-        borrowed.give_back(root)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from imgpull.errors import ImageNotFoundError, OfflineError
 from imgpull.oci import Digest, Platform
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Order", "Policy", "as_content", "as_order", "as_reference", "cpus", "find", "is_complete", "offline"]
 
+T = TypeVar("T")
 Policy = Literal["always", "missing", "never", "newer"]
 
 
@@ -62,11 +63,15 @@ def as_reference(ref: str | Reference) -> Reference:
     return ref if isinstance(ref, Reference) else Reference.parse(ref)
 
 
+def _one_of(known: tuple[T, ...], value: object, what: str) -> T:
+    for one in known:
+        if value == one:
+            return one
+    raise ValueError(f"{what} must be one of {', '.join(map(str, known))}, not {value!r}")
+
+
 def as_content(content: str) -> Content:
-    for known in get_args(Content):
-        if content == known:
-            return known  # type: ignore[no-any-return]
-    raise ValueError(f"content must be one of {', '.join(get_args(Content))}, not {content!r}")
+    return _one_of(get_args(Content), content, "content")
 
 
 def cpus() -> int:
@@ -102,7 +107,5 @@ def offline(reference: Reference, missing: Digest | None = None) -> OfflineError
 
 def _as_policy(policy: str) -> Policy:
     """IMGPULL_OFFLINE is read at each call: a process that lives long may go offline."""
-    for known in get_args(Policy):
-        if policy == known:
-            return "never" if os.environ.get("IMGPULL_OFFLINE", "0") not in ("", "0") else known
-    raise ValueError(f"policy must be one of {', '.join(get_args(Policy))}, not {policy!r}")
+    known: Policy = _one_of(get_args(Policy), policy, "policy")
+    return "never" if os.environ.get("IMGPULL_OFFLINE", "0") not in ("", "0") else known

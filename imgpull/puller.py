@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -110,17 +111,13 @@ class Puller:
         when the registry can't be asked. ``timeout_seconds`` bounds this call: PullTimeoutError, while the work goes
         on for others. ``cancel``: PullCancelledError. ``progress`` is called with each :class:`imgpull.Event`.
         """
-        call, order = Call(progress), self._order(ref, platform, policy, unpack)
-        try:
-            self._begin(call, order, cancel)
-            return call.future.result(None if timeout_seconds is None else at_most(timeout_seconds))
-        except TimeoutError:
-            if not call.leave():
-                return call.future.result()
-            raise timed_out(ref, timeout_seconds) from None
-        except BaseException:  # Ctrl-C among them: without effect where the call has ended
-            call.leave()
-            raise
+        with self._call(ref, platform, policy, unpack, cancel, progress) as call:
+            try:
+                return call.future.result(None if timeout_seconds is None else at_most(timeout_seconds))
+            except TimeoutError:
+                if not call.leave():
+                    return call.future.result()
+                raise timed_out(ref, timeout_seconds or 0) from None
 
     def submit(
         self,
@@ -134,15 +131,10 @@ class Puller:
         progress: EventSink | None = None,
     ) -> Future[Image]:
         """:meth:`pull` without waiting: a future, whose ``cancel()`` leaves the pull. Raises only for bad arguments."""
-        call, order = Call(progress), self._order(ref, platform, policy, unpack)
-        try:
-            self._begin(call, order, cancel)
+        with self._call(ref, platform, policy, unpack, cancel, progress) as call:
             if timeout_seconds is not None:
                 call.fail_after(at_most(timeout_seconds), timed_out(ref, timeout_seconds))
-        except BaseException:
-            call.leave()
-            raise
-        return call.future
+            return call.future
 
     def resolve(self, ref: str | Reference, *, cancel: Cancellation | None = None) -> Resolution:
         """Asks the registry what ``ref`` stands for; nothing is stored."""
@@ -172,11 +164,26 @@ class Puller:
 
     # -- from a call to a flight ---------------------------------------------------------------------------------
 
-    def _order(self, ref: str | Reference, platform: str | Platform | None, policy: str, unpack: bool) -> Order:
-        return as_order(ref, platform, policy, unpack, self._content, self._snapshotter)
+    @contextmanager
+    def _call(
+        self,
+        ref: str | Reference,
+        platform: str | Platform | None,
+        policy: Policy,
+        unpack: bool,
+        cancel: Cancellation | None,
+        progress: EventSink | None,
+    ) -> Iterator[Call]:
+        """A call that has begun. An error of the block, Ctrl-C included, gives it up, where it has not ended."""
+        call, order = Call(progress), as_order(ref, platform, policy, unpack, self._content, self._snapshotter)
+        try:
+            self._begin(call, order, cancel)
+            yield call
+        except BaseException:
+            call.leave()
+            raise
 
     def _begin(self, call: Call, order: Order, cancel: Cancellation | None) -> None:
-        """Whatever it raises, Ctrl-C included: the caller gives the call up then."""
         self._refuse_child()
         self._handle.parts  # noqa: B018 -- raises StoreError for a store that was closed
         with self._lock:
@@ -272,7 +279,7 @@ class Puller:
         name: str,
     ) -> None:
         def launch(run: Callable[[], None]) -> None:
-            self._traffic.crew.start(run, name)
+            self._traffic.threads.start(run, name)
 
         call.sit(lambda: flights.board(key, work, launch, landed, call.say))
 
@@ -315,7 +322,7 @@ class Puller:
 
     def _make_fetcher(self) -> Fetcher:
         traffic, fetches = self._traffic, self._max_concurrent_fetches
-        return Fetcher(self._store.content, self._registry, self._keys, traffic.blobs, traffic.crew, fetches)
+        return Fetcher(self._store.content, self._registry, self._keys, traffic.blobs, traffic.threads, fetches)
 
     def _named(self, image: Image, reference: Reference) -> Image:
         """The image under the caller's own reference; one of another name joined the same flight by its digest."""
@@ -326,8 +333,8 @@ class Puller:
         return named
 
 
-def timed_out(ref: str | Reference, timeout_seconds: float | None) -> PullTimeoutError:
-    return PullTimeoutError(f"{ref} was not pulled within {timeout_seconds} s: pull again to go on")
+def timed_out(ref: str | Reference, timeout_seconds: float) -> PullTimeoutError:
+    return PullTimeoutError(f"{ref} was not pulled within {timeout_seconds:g} s: pull again to go on")
 
 
 def at_most(timeout_seconds: float) -> float:

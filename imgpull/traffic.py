@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from imgpull.fetch import Crew
-from imgpull.locking import Flights
+from imgpull.locking import Flights, Threads
 from imgpull.registry import Resolution
 from imgpull.store.images import Image
 
@@ -18,11 +17,11 @@ class Traffic:
         self.resolutions: Flights[Resolution] = Flights(joining=joining)
         self.pulls: Flights[Image] = Flights(joining=joining)
         self.blobs: Flights[None] = Flights(joining=joining)
-        self.crew = Crew()
+        self.threads = Threads()
 
     def close(self) -> None:
         """Stop what still flies and wait for its threads: the store's database is closed next. Again: no effect."""
-        self.crew.dismiss()  # first, so that nothing takes off meanwhile
+        self.threads.dismiss()  # first, so that nothing takes off meanwhile
         for flights in (self.resolutions, self.pulls, self.blobs):
             flights.cancel()
-        self.crew.join()
+        self.threads.join()

@@ -3,6 +3,6 @@
 from imgpull.fetch.backoff import open_writer
 from imgpull.fetch.fetcher import Fetcher
 from imgpull.fetch.fetches import Boarding, Fetches
-from imgpull.fetch.workers import Crew, Workers
+from imgpull.fetch.workers import Workers
 
-__all__ = ["Boarding", "Crew", "Fetcher", "Fetches", "Workers", "open_writer"]
+__all__ = ["Boarding", "Fetcher", "Fetches", "Workers", "open_writer"]

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from imgpull.errors import AlreadyExistsError, RefLockedError
+from imgpull.errors import RefLockedError
 from imgpull.events import EventSink, Woken
 
 if TYPE_CHECKING:
@@ -40,16 +40,15 @@ def open_writer(
     slept_seconds = 0.0
 
     def attempt() -> T:
+        found_held = False  # nor where it raises AlreadyExistsError: how a sleeper mostly wakes
         try:
-            opened = open_once()
+            return open_once()
         except RefLockedError:
-            _tell(say, ref, found_held=True, slept_seconds=slept_seconds)
+            found_held = True
             raise
-        except AlreadyExistsError:  # how a sleeper mostly wakes: somebody has committed it
-            _tell(say, ref, found_held=False, slept_seconds=slept_seconds)
-            raise
-        _tell(say, ref, found_held=False, slept_seconds=slept_seconds)
-        return opened
+        finally:
+            if slept_seconds:
+                say(Woken(ref, found_held=found_held, slept_seconds=slept_seconds))
 
     def wait(state: tenacity.RetryCallState) -> float:
         bound_ms = min(_FIRST_MS << min(state.attempt_number - 1, 16), _LAST_MS)
@@ -65,8 +64,3 @@ def open_writer(
         retry=tenacity.retry_if_exception_type(RefLockedError), wait=wait, sleep=sleep, reraise=True
     )
     return retrying(attempt)
-
-
-def _tell(say: EventSink, ref: str, *, found_held: bool, slept_seconds: float) -> None:
-    if slept_seconds:
-        say(Woken(ref, found_held=found_held, slept_seconds=slept_seconds))

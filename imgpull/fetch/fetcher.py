@@ -1,9 +1,9 @@
 """The fetcher: brings blobs from a registry into the content store, one transfer per digest.
 
-A transfer is a flight under ``blob://<digest>``: pulls that want the same digest board it. Its worker takes the key,
-looks again, opens the ref's writer, and only then a slot, so that whoever waits costs no slot (containerd took the slot
-first, and a leaked one hung every pull: #11864). A body that ends early is resumed where it ended, and so is a partial
-that an earlier attempt left, after its prefix was digested again.
+A transfer is a flight by repository, digest and declared size: pulls that ask for the same board it. Its worker takes
+the key ``blob://<digest>``, looks again, opens the ref's writer, and only then a slot, so that whoever waits costs no
+slot (containerd took the slot first, and a leaked one hung every pull: #11864). A body that ends early is resumed where
+it ended, and so is a partial that an earlier attempt left, after its prefix was digested again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from imgpull.errors import (
 )
 from imgpull.events import BlobAdvanced, BlobChanged, BlobRequested, BlobState, EventSink, Woken
 from imgpull.fetch.backoff import open_writer
-from imgpull.fetch.workers import Crew, Workers
-from imgpull.locking import Cancellation, Flight, Flights, KeyedLock, Landed, Seat, Slots
+from imgpull.fetch.workers import Workers
+from imgpull.locking import Cancellation, Flight, Flights, KeyedLock, Landed, Seat, Slots, Threads
 from imgpull.oci import Descriptor, Digest
 from imgpull.reference import Reference
 
@@ -43,7 +43,7 @@ Arrive = Callable[[Cancellation, EventSink], None]
 
 
 class Fetcher:
-    """Workers that fetch, on a crew that outlives them: a transfer may have become another pull's."""
+    """Workers that fetch, on threads that outlive it: a transfer may have become another pull's."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Fetcher:
         registry: Registry,
         keys: KeyedLock,
         flights: Flights[None],
-        crew: Crew,
+        threads: Threads,
         max_concurrent_fetches: int,
     ) -> None:
         """``flights``: where transfers are joined, or not; where not, workers wait for a ref inside their slots, as
@@ -61,8 +61,8 @@ class Fetcher:
         self._keys = keys
         self._flights = flights
         self._slots = Slots(max_concurrent_fetches)
-        threads = max_concurrent_fetches * (_WAITERS_PER_SLOT if flights.joining else 1)
-        self._workers = Workers(crew, threads, "imgpull-fetch")
+        workers = max_concurrent_fetches * (_WAITERS_PER_SLOT if flights.joining else 1)
+        self._workers = Workers(threads, workers, "imgpull-fetch")
 
     def blob(self, reference: Reference, descriptor: Descriptor, landed: Landed[None], sink: EventSink) -> Seat[None]:
         """Starts, or joins, the transfer of one blob."""

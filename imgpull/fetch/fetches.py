@@ -25,9 +25,8 @@ class Fetches:
 
     def __init__(self, say: EventSink) -> None:
         self._say = say
-        self._sink = Audience()
-        self._sink.add(say)
-        self._sink.add(self._heard)
+        sinks: tuple[EventSink, ...] = (say, self._heard)
+        self._sink = Audience(lambda: sinks)
         # Its lock guards all that follows. A condition and no queue: each of several threads waits for its own digest.
         self._changed = threading.Condition()
         self._changes = 0

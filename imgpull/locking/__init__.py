@@ -7,6 +7,7 @@
 :class:`NoSuppression`  never blocks: the arm of the benchmark that shows what suppression saves
 :class:`Cancellation`   how a caller takes back what it asked for
 :class:`Flights`     work that belongs to no caller: many board it, one flies it, the last to leave stops it
+:class:`Threads`     the threads that fly, counted, so that a store can end with none of them left
 :class:`Slots`       at most so many at once; always the last thing taken, and lent to others while its holder waits
 ===================  ==================================================================================
 
@@ -22,6 +23,7 @@ from imgpull.locking.no_suppression import NoSuppression
 from imgpull.locking.process_keys import ProcessKeys
 from imgpull.locking.protocol import Held, KeyedLock
 from imgpull.locking.slots import Slot, Slots
+from imgpull.locking.threads import Threads
 
 __all__ = [
     "Audience",
@@ -38,5 +40,6 @@ __all__ = [
     "Seat",
     "Slot",
     "Slots",
+    "Threads",
     "tell",
 ]

@@ -6,19 +6,21 @@ A **flight** is one run of some work under a key. Callers *board* it, which cost
 
 - a result goes to everybody on board;
 - a **permanent** error goes to everybody on board, each with an exception object of its own, and is never remembered;
-- a **transient** error (:attr:`ImgpullError.transient`) goes to the caller who led, if still on board; the next one
-  leads another attempt with its own work, which starts from what the last attempt left behind. An interrupt in the
-  work (KeyboardInterrupt, SystemExit) counts as one, and is told as PullCancelledError: it was meant for nobody here.
+- a **transient** error (:attr:`ImgpullError.transient`) goes to the caller who led, and to those for whom it is the
+  second that began with them on board. The others board the next flight, which starts from what this one left behind.
+- an **interrupt** in the work (KeyboardInterrupt, SystemExit) goes to the caller who led, as PullCancelledError.
 
 A flight that has *departed* takes no more passengers: those who come later board the next one, which starts when this
 one has landed. That is how a call that must be fresh joins only what was resolved after it began.
+
+The next flight is in the air before anybody is told of this one: a caller may well answer by boarding it, and wait.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from imgpull.errors import ImgpullError, PullCancelledError
@@ -33,39 +35,30 @@ Landed = Callable[[T | None, BaseException | None], None]
 Launch = Callable[[Callable[[], None]], None]
 """Starts a flight: runs the given callable on a thread, a pool, or here and now."""
 
+_ENOUGH = 2
+"""So many transient errors are an answer: if each of N callers led in turn, the last would wait N times as long."""
 _log = logging.getLogger("imgpull.locking")
 
 
 class Audience:
     """A sink that passes each event once to each distinct sink behind it, however often and deeply it is nested."""
 
-    __slots__ = ("_lock", "_sinks")
+    __slots__ = ("_sinks",)
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards _sinks, which is replaced and never changed in place
-        self._sinks: tuple[EventSink, ...] = ()
-
-    def add(self, sink: EventSink) -> None:
-        if sink is not discard:
-            with self._lock:
-                self._sinks = (*self._sinks, sink)
-
-    def remove(self, sink: EventSink) -> None:
-        with self._lock:
-            sinks = list(self._sinks)
-            if sink in sinks:
-                sinks.remove(sink)
-                self._sinks = tuple(sinks)
+    def __init__(self, sinks: Callable[[], Iterable[EventSink]]) -> None:
+        """``sinks()`` are those of the moment; the same one must be the same object each time."""
+        self._sinks = sinks
 
     def leaves(self) -> dict[int, EventSink]:
         found: dict[int, EventSink] = {}
-        for sink in self._sinks:
-            found.update(sink.leaves() if isinstance(sink, Audience) else {id(sink): sink})
+        for sink in self._sinks():
+            if isinstance(sink, Audience):
+                found.update(sink.leaves())
+            elif sink is not discard:
+                found[id(sink)] = sink
         return found
 
     def __call__(self, event: Event) -> None:
-        if not self._sinks:
-            return
         for sink in self.leaves().values():
             tell(sink, event)
 
@@ -79,23 +72,30 @@ def tell(sink: EventSink, event: Event) -> None:
 
 
 class Seat(Generic[T]):
-    """One caller's place on a flight."""
+    """One caller's place on a flight, or on the one that follows it."""
 
-    __slots__ = ("_landed", "flight", "joined", "sink", "work")
+    __slots__ = ("_failures", "_landed", "flight", "joined", "sink", "work")
 
-    def __init__(
-        self, flight: Flight[T], work: Callable[[Flight[T]], T], sink: EventSink, landed: Landed[T]
-    ) -> None:
+    def __init__(self, flight: Flight[T], work: Callable[[Flight[T]], T], sink: EventSink, landed: Landed[T]) -> None:
         self.flight = flight
         self.work = work
         self.sink = sink
         self.joined = False
         """Whether somebody else was on board before."""
+        self._failures = 0
+        """Transient errors of flights that began with this seat taken."""
         self._landed: Landed[T] | None = landed
 
     def leave(self) -> None:
         """Give the place up; nothing will be delivered. The flight stops when nobody is left."""
-        self.flight._leave(self)
+        with self.flight._flights._lock:
+            flight = self.flight
+            if self not in flight._seats:
+                return
+            flight._seats.remove(self)
+            deserted = flight._deserted = not flight._seats  # under the lock: nobody may board a flight that will stop
+        if deserted:
+            flight.cancel.cancel()
 
     def _deliver(self, result: T | None, error: BaseException | None) -> None:
         landed, self._landed = self._landed, None
@@ -109,13 +109,13 @@ class Seat(Generic[T]):
 
 
 class Flight(Generic[T]):
-    """One run of the work under ``key``. Made by :meth:`Flights.board` only."""
+    """One run of the work under ``key``, led by the caller who boarded first. Made by :class:`Flights` only."""
 
     def __init__(self, key: Hashable, flights: Flights[T], launch: Launch) -> None:
         self.key = key
         self.cancel = Cancellation()
         """Fires when the last caller has left; the work must look at it."""
-        self.audience = Audience()
+        self.audience = Audience(lambda: [seat.sink for seat in tuple(self._seats)])
         """Takes the flight's events to everyone on board."""
         self._flights = flights
         self._launch = launch
@@ -137,23 +137,12 @@ class Flight(Generic[T]):
         seat.joined = bool(self._seats)
         self._seats.append(seat)
 
-    def _leave(self, seat: Seat[T]) -> None:
-        with self._flights._lock:
-            if seat not in self._seats:
-                return
-            self._seats.remove(seat)
-            deserted = self._deserted = not self._seats  # under the lock: nobody may board a flight that will stop
-        self.audience.remove(seat.sink)
-        if deserted:
-            self.cancel.cancel()
-
     def _start(self) -> None:
         try:
             self._launch(self._run)
         except Exception as error:  # no thread to be had: whoever boarded meanwhile must not wait for ever
             if self._claim():
                 self._land(None, error)
-                self._flights._retire(self)
 
     def _claim(self) -> bool:
         """Whether the caller is the one who flies: after an interrupted launch a second one may follow."""
@@ -162,46 +151,56 @@ class Flight(Generic[T]):
             return not claimed
 
     def _run(self) -> None:
-        """Fly until landed; each turn of the loop is one attempt, led by the caller who boarded first."""
         if not self._claim():
             return
-        while (leader := self._leader()) is not None:
-            try:
-                result = leader.work(self)
-            except BaseException as error:
-                self._failed(leader, error)
-            else:
-                self._land(result, None)
-        self._flights._retire(self)
-
-    def _leader(self) -> Seat[T] | None:
         with self._flights._lock:
-            if self._seats:
-                return self._seats[0]
-            self._flights._drop(self)  # in the same breath: a caller who boards now would never be told
-            return None
+            aboard = tuple(self._seats)
+        result = None
+        try:
+            if aboard:
+                result = aboard[0].work(self)
+        except BaseException as error:
+            self._failed(aboard, error)
+        else:
+            self._land(result, None)
 
-    def _failed(self, leader: Seat[T], error: BaseException) -> None:
-        if not isinstance(error, Exception):
-            error, cause = PullCancelledError(f"the pull was interrupted by {type(error).__name__}"), error
-            error.__cause__ = cause
-        elif not (isinstance(error, ImgpullError) and error.transient):
+    def _failed(self, aboard: Sequence[Seat[T]], error: BaseException) -> None:
+        """``aboard``: who was when the attempt began. The first has led it, the others have had it, too."""
+        leader, *others = aboard
+        if not isinstance(error, Exception):  # it was meant for nobody here
+            cancelled = PullCancelledError(f"the pull was interrupted by {type(error).__name__}")
+            cancelled.__cause__ = error
+            self._land(None, cancelled, [leader])
+        elif isinstance(error, ImgpullError) and error.transient and not self.cancel.cancelled:
+            for seat in others:
+                seat._failures += 1
+            self._land(None, error, [leader, *(seat for seat in others if seat._failures == _ENOUGH)])
+        else:
             self._land(None, error)
-            return
-        with self._flights._lock:
-            on_board = leader in self._seats
-            if on_board:
-                self._seats.remove(leader)
-        if on_board:
-            self.audience.remove(leader.sink)
-            leader._deliver(None, error)
 
-    def _land(self, result: T | None, error: BaseException | None) -> None:
+    def _land(self, result: T | None, error: BaseException | None, concerned: Sequence[Seat[T]] | None = None) -> None:
+        """Deliver to all, or to those ``concerned`` while the others go on; the last thing a flight does."""
         with self._flights._lock:
-            self._flights._drop(self)  # whoever calls from now on starts afresh
             seats, self._seats = self._seats, []
+            if concerned is not None:
+                going_on = [seat for seat in seats if seat not in concerned]
+                seats = [seat for seat in seats if seat in concerned]
+                self._send_on(going_on)
+            following = self._flights._replace(self)
+        if following is not None:
+            following._start()
         for number, seat in enumerate(seats):
             seat._deliver(result, error.copy() if number and isinstance(error, ImgpullError) else error)
+
+    def _send_on(self, seats: list[Seat[T]]) -> None:
+        """Board ``seats`` on the next flight, ahead of those who wait for it (lock held)."""
+        if not seats:
+            return
+        if self._next is None or self._next._deserted:
+            self._next = Flight(self.key, self._flights, self._launch)
+        for seat in seats:
+            seat.flight = self._next
+        self._next._seats[:0] = seats
 
 
 class Flights(Generic[T]):
@@ -231,9 +230,7 @@ class Flights(Generic[T]):
         mine = Flight(key if self.joining else object(), self, launch)
         seat = Seat(mine, work, sink, landed)
         try:
-            starts = self._take(seat, mine)
-            seat.flight.audience.add(sink)
-            if starts:
+            if self._take(seat, mine):
                 mine._start()
         except BaseException:
             seat.leave()
@@ -271,19 +268,12 @@ class Flights(Generic[T]):
             else:
                 mine._start()
 
-    def _drop(self, flight: Flight[T]) -> None:
-        """Take a flight off the table (lock held); its successor, if callers wait for one, takes its place."""
-        if self._live.get(flight.key) is not flight:
-            return
-        if flight._next is not None:
-            self._live[flight.key] = flight._next
-        else:
-            del self._live[flight.key]
-
-    def _retire(self, flight: Flight[T]) -> None:
-        """The last thing a flight does: let its successor start."""
-        with self._lock:
-            self._drop(flight)
-            following, flight._next = flight._next, None
-        if following is not None:
-            following._start()
+    def _replace(self, flight: Flight[T]) -> Flight[T] | None:
+        """Take a flight off the table (lock held); the one that follows it, if any, takes its place and is returned."""
+        following, flight._next = flight._next, None
+        if self._live.get(flight.key) is flight:
+            if following is None:
+                del self._live[flight.key]
+            else:
+                self._live[flight.key] = following
+        return following

@@ -37,8 +37,7 @@ class Slots:
         """Hold one slot for a ``with`` block. Entering raises PullCancelledError when ``cancel`` fires first."""
         return Slot(self, cancel)
 
-    def acquire(self, cancel: Cancellation | None) -> None:
-        """For :class:`Slot`, which can't forget to release."""
+    def _acquire(self, cancel: Cancellation | None) -> None:
         with self._lock:
             if self._free and not self._queue:
                 self._free -= 1
@@ -62,10 +61,9 @@ class Slots:
             if ready in self._queue:
                 self._queue.remove(ready)
                 return
-        self.release()  # the slot had been granted already: pass it on
+        self._release()  # the slot had been granted already: pass it on
 
-    def release(self) -> None:
-        """The other half of :meth:`acquire`."""
+    def _release(self) -> None:
         with self._lock:
             if self._queue:
                 self._queue.popleft().set()
@@ -84,7 +82,7 @@ class Slot:
         self.held = False
 
     def __enter__(self) -> Self:
-        self._slots.acquire(self._cancel)
+        self._slots._acquire(self._cancel)
         self.held = True
         return self
 
@@ -106,4 +104,4 @@ class Slot:
     def _give_back(self) -> None:
         if self.held:
             self.held = False
-            self._slots.release()
+            self._slots._release()

@@ -18,7 +18,6 @@ from fakes.registry import FakeRegistry
 from fakes.threads import DEADLINE_SECONDS, start, until
 from fakes.wire import Gate
 from imgpull.calls import Call
-from imgpull.fetch import Crew
 from imgpull.locking import Flights, Seat
 from imgpull.traffic import Traffic
 
@@ -73,9 +72,9 @@ def test_closing_a_puller_waits_for_its_own_calls(registry: FakeRegistry, store:
 
 def test_traffic_is_closed_when_its_threads_have_ended() -> None:
     traffic, gate = Traffic(), threading.Event()
-    traffic.crew.start(lambda: gate.wait(DEADLINE_SECONDS) and None, "imgpull-test")
+    traffic.threads.start(lambda: gate.wait(DEADLINE_SECONDS) and None, "imgpull-test")
     closing = start(traffic.close)
-    until(lambda: traffic.crew._dismissed, "it closes")
+    until(lambda: traffic.threads._dismissed, "it closes")
     assert closing.is_alive()
     gate.set()
     closing.outcome()
@@ -134,13 +133,6 @@ def test_closing_the_store_ends_work_that_nobody_waits_for(registry: FakeRegistr
     with imgpull.Store(tmp_path / "store") as again:
         assert again.images.list() == []
         assert list(again.snapshots.walk()) == []
-
-
-def test_a_store_that_was_closed_starts_no_thread() -> None:
-    crew = Crew()
-    crew.dismiss()
-    with pytest.raises(imgpull.StoreError, match="closed"):
-        crew.start(int, "late")
 
 
 # The process's end, and a fork
@@ -204,7 +196,7 @@ def test_a_puller_in_a_forked_child_says_so_and_does_not_hang(registry: FakeRegi
 # A cancel from a signal handler
 
 
-@pytest.mark.parametrize("lock", ["call", "flights", "audience", "future", "puller", "blobs"])
+@pytest.mark.parametrize("lock", ["call", "flights", "future", "puller", "blobs"])
 def test_a_cancel_under_any_lock_of_this_thread(registry: FakeRegistry, store: imgpull.Store, lock: str) -> None:
     """As from a signal handler that interrupts this thread inside the lock."""
     reference, _, gate = halfway(registry)
@@ -212,11 +204,10 @@ def test_a_cancel_under_any_lock_of_this_thread(registry: FakeRegistry, store: i
     with imgpull.Puller(store) as puller:
         future = puller.submit(reference, cancel=cancel)
         gate.wait_reached()
-        (call,), (flight,) = puller._calls, puller._traffic.pulls._live.values()
+        (call,) = puller._calls
         locks = {
             "call": call._lock,
             "flights": puller._traffic.pulls._lock,
-            "audience": flight.audience._lock,
             "future": future._condition,  # type: ignore[attr-defined]
             "puller": puller._lock,
             "blobs": puller._traffic.blobs._lock,

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from fakes.threads import Worker, start, until
 from imgpull.errors import NotFoundError, PullCancelledError, RegistryUnavailableError
-from imgpull.events import Event, Resolved
+from imgpull.events import Event, EventSink, Resolved, discard
 from imgpull.locking import Audience, Flight, Flights
 
 EVENT = Resolved("a", "b")
@@ -84,6 +85,8 @@ def test_a_transient_error_goes_to_the_leader_and_the_next_takes_over_with_its_o
     flights.board("key", fails, later, third)
     later.go()
     assert isinstance(leader.told[0][1], RegistryUnavailableError)
+    assert second.told == third.told == []
+    later.go()
     assert second.told == third.told == [("landed", None)]
 
 
@@ -96,6 +99,7 @@ def test_an_interrupt_in_the_work_is_nobody_elses(interrupt: type[BaseException]
 
     flights.board("key", interrupted, later, leader)
     flights.board("key", answer, later, second)
+    later.go()
     later.go()
     assert isinstance(leader.told[0][1], PullCancelledError)
     assert isinstance(leader.told[0][1].__cause__, interrupt)
@@ -111,6 +115,7 @@ def test_a_leader_who_has_left_takes_the_transient_error_along() -> None:
 
     seat = flights.board("key", fails, later, Caller())
     flights.board("key", answer, later, second)
+    later.go()
     later.go()
     assert second.told == [("landed", None)]
 
@@ -200,6 +205,121 @@ def test_who_comes_after_departure_shares_the_next_flight() -> None:
     assert (len(runs), len(flights)) == (2, 0)
 
 
+@pytest.mark.parametrize("callers", [1, 2, 8])
+def test_no_caller_sits_through_more_than_two_attempts_that_fail(callers: int) -> None:
+    """With each leading one in turn, the last of eight would wait eight times as long."""
+    flights, later, told, runs = Flights[str](), Later(), [Caller() for _ in range(callers)], []
+
+    def fails(_: Flight[str]) -> str:
+        runs.append([bool(caller.told) for caller in told])
+        raise RegistryUnavailableError("503", registry="r")
+
+    for caller in told:
+        flights.board("key", fails, later, caller)
+    while later.runs:
+        later.go()
+    assert runs == [[False] * callers, [True] + [False] * (callers - 1)][: min(callers, 2)]
+    errors = [error for caller in told for _, error in caller.told]
+    assert len({id(error) for error in errors if isinstance(error, RegistryUnavailableError)}) == callers
+    assert len(flights) == 0
+
+
+def test_who_came_during_an_attempt_that_failed_has_not_had_it() -> None:
+    flights, later, first, second, third = Flights[str](), Later(), Caller(), Caller(), Caller()
+
+    def fails_and(board: Caller | None) -> Callable[[Flight[str]], str]:
+        def work(_: Flight[str]) -> str:
+            if board is not None:
+                flights.board("key", answer, later, board)
+            raise RegistryUnavailableError("503", registry="r")
+
+        return work
+
+    flights.board("key", fails_and(None), later, first)
+    flights.board("key", fails_and(third), later, second)
+    later.go()
+    later.go()
+    assert [type(caller.told[0][1]) for caller in (first, second)] == [RegistryUnavailableError] * 2
+    later.go()
+    assert third.told == [("landed", None)]
+
+
+def test_those_whom_a_failed_attempt_leaves_go_before_those_who_wait_for_the_next() -> None:
+    flights, later, leader, second, late = Flights[str](), Later(), Caller(), Caller(), Caller()
+
+    def fails(flight: Flight[str]) -> str:
+        flight.depart()
+        flights.board("key", fails, later, late)
+        raise RegistryUnavailableError("reset", registry="r")
+
+    flights.board("key", fails, later, leader)
+    flights.board("key", answer, later, second)
+    later.go()
+    later.go()
+    assert second.told == late.told == [("landed", None)]
+    assert (len(flights), later.runs) == (0, [])
+
+
+def test_a_seat_that_went_on_can_be_left() -> None:
+    flights, later, second = Flights[str](), Later(), Caller()
+
+    def fails(_: Flight[str]) -> str:
+        raise RegistryUnavailableError("reset", registry="r")
+
+    flights.board("key", fails, later, Caller())
+    seat = flights.board("key", answer, later, second)
+    later.go()
+    seat.leave()
+    assert seat.flight.cancel.cancelled
+    later.go()
+    assert (second.told, len(flights)) == ([], 0)
+
+
+def test_what_is_cancelled_is_not_tried_again() -> None:
+    flights, later, callers = Flights[str](), Later(), [Caller(), Caller()]
+
+    def fails(_: Flight[str]) -> str:
+        flights.cancel()
+        raise RegistryUnavailableError("reset", registry="r")
+
+    for caller in callers:
+        flights.board("key", fails, later, caller)
+    later.go()
+    assert [type(caller.told[0][1]) for caller in callers] == [RegistryUnavailableError] * 2
+    assert later.runs == []
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["landed", "failed"])
+@pytest.mark.parametrize("departs", [False, True], ids=["open", "departed"])
+def test_a_caller_may_answer_by_boarding_again_and_wait(*, fails: bool, departs: bool) -> None:
+    """As a future's callback does that pulls once more. The next flight may not depend on the thread it runs on."""
+    flights, threads, told = Flights[str](), list[Worker](), threading.Event()
+    again, other = Caller(), Caller()
+
+    def launch(run: Callable[[], None]) -> None:
+        threads.append(start(run, "flight"))
+
+    def work(flight: Flight[str]) -> str:
+        if departs:
+            flight.depart()
+        flights.board("key", answer, launch, other)  # waits for the next flight or, where it is open, boards this one
+        if fails:
+            raise RegistryUnavailableError("503", registry="r")
+        return "landed"
+
+    def answered(result: str | None, error: BaseException | None) -> None:
+        flights.board("key", answer, launch, again)
+        until(lambda: again.told, "who boarded again is told")
+        told.set()
+
+    flights.board("key", work, launch, answered)
+    until(told.is_set, "the first caller's callback ends")
+    for thread in threads:
+        thread.outcome()
+    assert again.told == other.told == [("landed", None)]
+    assert len(flights) == 0
+
+
 def test_a_launch_that_fails_is_everybodys_error() -> None:
     def no_thread(_: Callable[[], None]) -> None:
         raise RuntimeError("can't start new thread")
@@ -244,18 +364,30 @@ def test_work_that_sees_the_cancellation_ends_for_those_who_left() -> None:
 def test_an_audience_tells_each_sink_once_however_it_is_nested() -> None:
     heard: list[Event] = []
     other: list[Event] = []
-    inner, outer = Audience(), Audience()
-    sink = heard.append
-    inner.add(sink)
-    outer.add(inner)
-    outer.add(sink)
-    outer.add(other.append)
-    outer(EVENT)
+    inner: list[EventSink] = [heard.append]
+    outer: list[EventSink] = [Audience(lambda: inner), inner[0], other.append, discard]
+    audience = Audience(lambda: outer)
+    audience(EVENT)
     assert (heard, other) == ([EVENT], [EVENT])
-    outer.remove(sink)
-    inner.remove(sink)
-    outer(EVENT)
+    outer.remove(inner[0])
+    inner.clear()
+    audience(EVENT)
     assert (len(heard), len(other)) == (1, 2)
+
+
+def test_a_flights_events_go_to_those_on_board() -> None:
+    flights, later, one, other = Flights[str](), Later(), list[Event](), list[Event]()
+
+    def work(flight: Flight[str]) -> str:
+        flight.audience(EVENT)
+        seat.leave()
+        flight.audience(EVENT)
+        return "landed"
+
+    seat = flights.board("key", work, later, Caller(), one.append)
+    flights.board("key", work, later, Caller(), other.append)
+    later.go()
+    assert (len(one), len(other)) == (1, 2)
 
 
 def test_a_sink_that_fails_is_not_the_works_failure(caplog: pytest.LogCaptureFixture) -> None:
@@ -264,9 +396,7 @@ def test_a_sink_that_fails_is_not_the_works_failure(caplog: pytest.LogCaptureFix
     def broken(event: Event) -> None:
         raise SystemExit
 
-    audience = Audience()
-    audience.add(broken)
-    audience.add(heard.append)
+    audience = Audience(lambda: (broken, heard.append))
     with caplog.at_level("INFO", logger="imgpull"):
         audience(EVENT)
     assert heard == [EVENT]
