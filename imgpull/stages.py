@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Documents", "Layers", "blobs_to_fetch", "drop_layers", "pair_layers", "record"]
 
+_DROPPED_AT_ONCE = 64
+"""Each is open meanwhile, and a process may have 1,024 files open."""
+
 
 @dataclass(frozen=True, slots=True)
 class Documents:
@@ -220,10 +223,11 @@ def record(image: Image, store: Parts, source: Layers, cancel: Cancellation) -> 
             return
 
 
-def drop_layers(image: Image, fetcher: Fetcher, cancel: Cancellation) -> None:
+def drop_layers(image: Image, store: Parts) -> None:
     """Removes the blobs of an image's layers that its record does not keep, where no other record does."""
-    for digest in sorted(image.blobs - image.kept):
-        fetcher.drop(digest, cancel)
+    doomed = sorted(image.blobs - image.kept)
+    for first in range(0, len(doomed), _DROPPED_AT_ONCE):
+        store.content.drop(*doomed[first : first + _DROPPED_AT_ONCE])
 
 
 _FIRST_NEEDED: Mapping[Content, Callable[[Parts, Sequence[Layer]], int]] = {

@@ -100,11 +100,6 @@ class Fetcher:
         transfers are not joined: then each pull has its own, as before containerd's change."""
         return self._content.follow(_ref(digest), cancel, waiting=waiting) if self._flights.joining else None
 
-    def drop(self, digest: Digest, cancel: Cancellation) -> None:
-        """Removes a blob that no image keeps, and that nobody fetches meanwhile."""
-        with self._keys.hold(_key(digest), cancel=cancel):
-            self._content.drop(digest)
-
     def keep(self, raw: bytes, digest: Digest, cancel: Cancellation, say: EventSink) -> None:
         """Stores bytes that are here already under their digest."""
         try:

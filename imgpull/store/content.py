@@ -15,7 +15,7 @@ import contextlib
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -117,30 +117,31 @@ class ContentStore:
         if listed:
             self._listed_changed()
 
-    def drop(self, digest: str) -> bool:
-        """Remove a blob that no image record keeps, and whose layer is unpacked; whether it is gone.
+    def drop(self, *digests: str) -> bool:
+        """Remove blobs of layers that are unpacked, those that no image record keeps; whether all of them are gone.
 
-        Decided and done in one write: a record that keeps the blob comes before it, and the blob stays, or after it,
-        and is refused by :meth:`Images.put`. The caller holds the blob's key, so that nobody fetches it meanwhile.
+        Decided and done in one write of its own: a record that keeps a blob comes before it, and the blob stays, or
+        after it, and is refused by :meth:`Images.put`. Who is about to read one finds it missing, and fetches it again.
         """
         self.database.check_writable()
-        known = Digest(digest)
-        try:
-            blob = self.blobs.open(known)
-        except ContentNotFoundError:
-            return True
-        with blob:  # open until the write has ended: so long the kernel does not free a large file's pages
-            return self.database.write(lambda connection: self._drop(connection, known))
+        here: list[Digest] = []
+        with contextlib.ExitStack() as opened:  # until the write has ended: so long the kernel frees no pages
+            for digest in map(Digest, digests):
+                with contextlib.suppress(ContentNotFoundError):
+                    opened.enter_context(self.blobs.open(digest))
+                    here.append(digest)
+            # Alone, as nothing brings a file back: a record that went in the same transaction would, if that is lost.
+            return not here or self.database.write(lambda connection: self._drop(connection, here), alone=True)
 
-    def _drop(self, connection: Connection, digest: Digest) -> bool:
-        if _is_kept(connection, digest):
-            return False
-        # In the write, not after it: nobody else could write in between. A crash before its end leaves a row without a
-        # file, which says nothing: a blob is here when its file is.
-        with contextlib.suppress(ContentNotFoundError):
-            self.blobs.remove(digest)
-        _forget(connection, digest)
-        return True
+    def _drop(self, connection: Connection, digests: Sequence[Digest]) -> bool:
+        doomed = [digest for digest in digests if not _is_kept(connection, digest)]
+        for digest in doomed:
+            # In the write, not after it: nobody else could write in between. A crash before its end leaves a row
+            # without a file, which says nothing: a blob is here when its file is.
+            with contextlib.suppress(ContentNotFoundError):
+                self.blobs.remove(digest)
+            _forget(connection, digest)
+        return len(doomed) == len(digests)
 
     # Ingests
 
