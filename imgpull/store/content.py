@@ -29,7 +29,7 @@ from imgpull.store.filesystem import fault, translated
 from imgpull.store.following import Follower, IngestEnded, Waiting, follow
 from imgpull.store.ingest import Ingest, Ingests, LiveRefs, Record, Status, utc_now
 
-__all__ = ["ContentStore", "Follower", "Info", "IngestEnded", "Status", "Waiting", "Writer"]
+__all__ = ["ContentStore", "Follower", "Info", "IngestEnded", "Status", "Waiting", "Writer", "write_diff_id"]
 
 _logger = logging.getLogger("imgpull.store")
 
@@ -270,8 +270,13 @@ class ContentStore:
 
     def record_diff_id(self, digest: str, diff_id: str) -> None:
         """Remember a diff ID that this process measured itself; never one that an image or a label claims."""
-        row = (Digest(digest), Digest(diff_id))
-        self.database.write(lambda c: c.execute("INSERT OR REPLACE INTO diff_ids VALUES (?, ?)", row) and None)
+        self.database.write(lambda connection: write_diff_id(connection, digest, diff_id))
+
+
+def write_diff_id(connection: Connection, digest: str, diff_id: str) -> None:
+    """:meth:`ContentStore.record_diff_id`, for a write that records more."""
+    row = (Digest(digest), Digest(diff_id))
+    connection.execute("INSERT OR REPLACE INTO diff_ids (digest, diff_id) VALUES (?, ?)", row)
 
 
 def _record(connection: Connection, info: Info) -> Info:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from imgpull.oci import Digest, ImageConfig, Manifest, Platform, chain_ids
 from imgpull.reference import Reference
 from imgpull.store import Image, Layer, Store
 from imgpull.store.database import Connection
-from imgpull.store.images import Content
+from imgpull.store.images import Content, Images
 
 REDIS = "docker.io/library/redis:7.2"
 
@@ -179,6 +179,35 @@ class TestRemove:
         image = store.images.get("valkey")
         rows = store.database.query("SELECT digest FROM image_blobs")
         assert {row["digest"] for row in rows} == image.blobs
+
+
+class TestAtTheSameTime:
+    """The record that is meant is chosen in the write that changes it."""
+
+    @pytest.mark.parametrize("change", [lambda images: images.tag(REDIS, "new"), lambda images: images.remove(REDIS)])
+    def test_one_that_is_removed_first_is_not_there(self, store: Store, change: Callable[[Images], object]) -> None:
+        image = _image()
+        _put(store, image)
+        first, second = grouped(store.database, [lambda: store.images.remove(REDIS), lambda: change(store.images)])
+        assert first.outcome() == [image]
+        with pytest.raises(ImageNotFoundError):
+            second.outcome()
+        assert store.images.list() == []
+
+    def test_a_tag_names_what_the_reference_means_by_then(self, store: Store) -> None:
+        _put(store, _image())
+        later = _image(text="later")
+        for digest in later.promised:
+            Path(store.content.blobs.path(digest)).write_bytes(b"")
+        grouped(store.database, [lambda: store.images.put(later), lambda: store.images.tag(REDIS, "new")])
+        assert store.images.get("new", "linux/amd64").manifest_digest == later.manifest_digest
+
+    def test_a_tag_promises_nothing_that_is_not_here(self, store: Store) -> None:
+        _put(store, _image())
+        store.content.blobs.remove(_image().layers[0].digest)
+        with pytest.raises(ContentNotFoundError, match="pull again"):
+            store.images.tag(REDIS, "new")
+        assert [image.reference for image in store.images.list()] == [REDIS]
 
 
 class TestWhatARecordPromises:
