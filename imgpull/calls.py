@@ -10,7 +10,7 @@ from typing import Any
 
 from imgpull.errors import PullCancelledError
 from imgpull.events import EventSink, discard
-from imgpull.locking import Cancellation, Seat
+from imgpull.locking import Cancellation, Deadlines, Seat
 from imgpull.store.images import Image
 
 __all__ = ["Call"]
@@ -67,13 +67,11 @@ class Call:
     def fail(self, error: BaseException) -> None:
         self._settle(lambda: self.future.set_exception(error))
 
-    def fail_after(self, timeout_seconds: float, error: BaseException) -> None:
+    def fail_after(self, timeout_seconds: float, error: BaseException, deadlines: Deadlines) -> None:
         """End with ``error`` unless it has ended by then."""
-        timer = threading.Timer(timeout_seconds, self.fail, (error,))
-        timer.name, timer.daemon = "imgpull-timeout", True
-        self.future.add_done_callback(lambda _: timer.cancel())
         with self.failing():  # no thread to be had: better no call than one without an end
-            timer.start()
+            forget = deadlines.after(timeout_seconds, lambda: self.fail(error))
+            self.future.add_done_callback(lambda _: forget())
 
     def leave(self) -> bool:
         """The caller goes; the flight goes on while another caller is on board. False where the call has ended."""

@@ -133,7 +133,8 @@ class Puller:
         """:meth:`pull` without waiting: a future, whose ``cancel()`` leaves the pull. Raises only for bad arguments."""
         with self._call(ref, platform, policy, unpack, cancel, progress) as call:
             if timeout_seconds is not None:
-                call.fail_after(at_most(timeout_seconds), timed_out(ref, timeout_seconds))
+                late = timed_out(ref, timeout_seconds)
+                call.fail_after(at_most(timeout_seconds), late, self._traffic.deadlines)
             return call.future
 
     def resolve(self, ref: str | Reference, *, cancel: Cancellation | None = None) -> Resolution:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imgpull.locking import Flights, Threads
+from imgpull.locking import Deadlines, Flights, Threads
 from imgpull.registry import Resolution
 from imgpull.store.images import Image
 
@@ -18,6 +18,7 @@ class Traffic:
         self.pulls: Flights[Image] = Flights(joining=joining)
         self.blobs: Flights[None] = Flights(joining=joining)
         self.threads = Threads()
+        self.deadlines = Deadlines(self.threads)
 
     def close(self) -> None:
         """Stop what still flies and wait for its threads: the store's database is closed next. Again: no effect."""

@@ -8,6 +8,7 @@
 :class:`Cancellation`   how a caller takes back what it asked for
 :class:`Flights`     work that belongs to no caller: many board it, one flies it, the last to leave stops it
 :class:`Threads`     the threads that fly, counted, so that a store can end with none of them left
+:class:`Deadlines`   many timeouts, one thread
 :class:`Slots`       at most so many at once; always the last thing taken, and lent to others while its holder waits
 ===================  ==================================================================================
 
@@ -17,6 +18,7 @@ Keys are plain text, by containerd's convention ``blob://<digest>`` and ``sn://<
 from __future__ import annotations
 
 from imgpull.locking.cancellation import Cancellation
+from imgpull.locking.deadlines import Deadlines
 from imgpull.locking.flight import Audience, Flight, Flights, Landed, Launch, Seat, tell
 from imgpull.locking.keyed_mutex import KeyedMutex
 from imgpull.locking.no_suppression import NoSuppression
@@ -28,6 +30,7 @@ from imgpull.locking.threads import Threads
 __all__ = [
     "Audience",
     "Cancellation",
+    "Deadlines",
     "Flight",
     "Flights",
     "Held",

@@ -287,6 +287,18 @@ def no_thread(self: threading.Thread) -> None:
 # The beginning of a call
 
 
+def test_many_timeouts_cost_one_thread_which_ends_with_the_calls(registry: FakeRegistry, store: imgpull.Store) -> None:
+    reference, _, gate = halfway(registry)
+    with imgpull.Puller(store) as puller:
+        futures = [puller.submit(reference, timeout_seconds=60) for _ in range(20)]
+        gate.wait_reached()
+        assert len([thread for thread in threading.enumerate() if "timeout" in thread.name]) == 1
+        gate.open()
+        for future in futures:
+            assert future.result(DEADLINE_SECONDS)
+        until(lambda: not [thread for thread in threading.enumerate() if "timeout" in thread.name], "it has ended")
+
+
 def test_an_interrupt_while_a_call_begins_gives_up_its_seat(
     registry: FakeRegistry, store: imgpull.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,12 +338,17 @@ def test_a_timeout_longer_than_any_wait(registry: FakeRegistry, store: imgpull.S
     assert failures == []
 
 
-def test_a_call_whose_timer_cannot_start_ends_at_once(
+def test_a_call_whose_timeout_nobody_can_watch_ends_at_once(
     registry: FakeRegistry, store: imgpull.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference, _, gate = halfway(registry)
+    starting = threading.Thread.start
+
+    def no_watch(self: threading.Thread) -> None:
+        (no_thread if self.name == "imgpull-timeouts" else starting)(self)
+
     with imgpull.Puller(store) as puller:
-        monkeypatch.setattr(threading.Timer, "start", no_thread)
+        monkeypatch.setattr(threading.Thread, "start", no_watch)
         future = puller.submit(reference, timeout_seconds=60)
         with pytest.raises(RuntimeError, match="start new thread"):
             future.result(0)
