@@ -30,7 +30,7 @@ __all__ = ["MOST_LINKS_FOLLOWED", "MergedTree", "Node"]
 
 _KNOWN_DIRECTORIES = 4_096
 MOST_LINKS_FOLLOWED = 255
-"""Symbolic links in one resolution: filepath-securejoin's figure, by which containerd and runc go; the kernel has 40."""
+"""Symbolic links in one resolution: filepath-securejoin's figure, by which containerd and runc go."""
 
 _VISIBLE = frozenset(("st_mode", "st_ino", "st_dev", "st_nlink", "st_uid", "st_gid", "st_size"))
 
