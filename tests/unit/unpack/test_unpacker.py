@@ -23,7 +23,7 @@ from fakes.trees import read_tree
 from imgpull.errors import InvalidArchiveError, PullCancelledError, RegistryUnavailableError
 from imgpull.events import Event, LayerChanged
 from imgpull.limits import Limits
-from imgpull.locking import Cancellation, KeyedLock, KeyedMutex, NoSuppression, Slots
+from imgpull.locking import Cancellation, KeyedLock, KeyedMutex, NoSuppression, Slot, Slots
 from imgpull.oci import Digest
 from imgpull.store import Store, Waiting
 from imgpull.store.snapshots import Snapshots
@@ -142,6 +142,28 @@ def test_links_of_the_bottom_layer_are_seen_before_it_is_committed(room: Bench) 
     assert room.unpacker.ways["again"] == 0 and room.unpacker.ways["settled"] >= 1
     with room.store.snapshots.view(made.layers[2].chain_id) as rootfs:
         assert rootfs.read_bytes("usr/lib/x") == b"x"
+
+
+def test_the_slot_is_kept_where_the_bottom_layer_is_there_already(room: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To lend it would be to queue for it again, behind all others."""
+    made = image(archive(S("lib", "usr/lib")), archive(F("other")), archive(F("lib/x")))
+    source = GatedSource(made.blobs, digests(made))
+    lent, real = list[bool](), Slot.lent
+
+    def counted(slot: Slot) -> AbstractContextManager[None]:
+        lent.append(slot.held)
+        return real(slot)
+
+    monkeypatch.setattr(Slot, "lent", counted)
+    worker = room.start(made, source)
+    source.open_gate(made.layers[0].digest)
+    until(lambda: room.told(0, made, "applied"), "the bottom layer")
+    source.open_gate(made.layers[2].digest)
+    room.filled(2, made)
+    source.open_gate(made.layers[1].digest)
+    worker.outcome()
+    assert lent == [False] * 3  # each waited for its bytes, before it had a slot
+    assert room.unpacker.ways == {"direct": 2, "settled": 1}
 
 
 def test_a_link_that_nobody_could_see_has_the_layer_applied_again(room: Bench) -> None:
