@@ -306,7 +306,7 @@ class Puller:
                 unpacked=order.unpack,
             )
             record(image, store, source, cancel)
-            drop_layers(image, documents.fetcher, cancel)
+            drop_layers(image, store)
             return image
 
     def _fetching(self) -> Fetcher:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from imgpull.errors import ContentNotFoundError, LimitExceededError, SizeMismatchError, UnpackError, VerificationError
 from imgpull.events import BlobChanged, EventSink
-from imgpull.fetch import Boarding, Fetcher, Fetches
+from imgpull.fetch import Boarding, Fetcher, Fetches, is_here
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation
 from imgpull.oci import (
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from imgpull.store import Follower, Parts, Waiting
 
 __all__ = ["Documents", "Layers", "blobs_to_fetch", "drop_layers", "pair_layers", "record"]
+
+_DROPPED_AT_ONCE = 64
+"""Each is open meanwhile, and a process may have 1,024 files open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ class Documents:
             raise _too_large(descriptor.digest, "bytes", self.limits.config_bytes)
         if descriptor.data is not None and descriptor.digest not in self.store.content:
             self.fetcher.keep(descriptor.data, descriptor.digest, self.cancel, self.say)
-        self._bring(descriptor, lambda landed, sink: self.fetcher.blob(self.reference, descriptor, landed, sink))
+        if not is_here(self.store.content, descriptor.digest, descriptor.size_bytes):
+            self._bring(descriptor, lambda landed, sink: self.fetcher.blob(self.reference, descriptor, landed, sink))
         config = ImageConfig.parse(self._read(descriptor.digest))
         if not platform.matches(config.platform):
             raise platform.not_found([config.platform])
@@ -97,14 +101,13 @@ class Documents:
             self.fetcher.keep(entry.data, digest, self.cancel, self.say)
         descriptor = Descriptor(media_type=media_type or "", digest=digest, size_bytes=0)
         fetcher, reference = self.fetcher, self.reference
-        self._bring(
-            descriptor, lambda landed, sink: fetcher.manifest(reference, digest, size_bytes, check, landed, sink)
-        )
+        if digest not in self.store.content:
+            self._bring(
+                descriptor, lambda landed, sink: fetcher.manifest(reference, digest, size_bytes, check, landed, sink)
+            )
         return check(self._read(digest), None)
 
     def _bring(self, descriptor: Descriptor, boarding: Boarding) -> None:
-        if descriptor.digest in self.store.content:
-            return
         if self.offline:
             raise offline(self.reference, descriptor.digest)
         with Fetches(self.say) as fetches:
@@ -142,11 +145,17 @@ class Layers:
             with waiting():
                 follower = self.fetches.first(digest, follow, cancel)
         if follower is None:
-            with content.open(digest) as blob:
+            with self._opened(digest) as blob:
                 yield blob
         else:
             with follower, self._judged(follower, digest, cancel):
                 yield follower
+
+    def _opened(self, digest: Digest) -> AbstractContextManager[Readable]:
+        try:
+            return self.documents.store.content.open(digest)
+        except ContentNotFoundError as error:  # another pull has dropped it since we looked
+            raise IngestEnded(f"{digest} went before it was opened") from error
 
     @contextmanager
     def _judged(self, follower: Follower, digest: Digest, cancel: Cancellation) -> Iterator[None]:
@@ -188,7 +197,7 @@ def blobs_to_fetch(
     needed = {layer.digest for layer in layers[first_needed:]}
     missing: list[Descriptor] = []
     for blob in dict.fromkeys(manifest.layers):
-        if blob.digest in store.content:
+        if is_here(store.content, blob.digest, blob.size_bytes):
             say(BlobChanged(blob.digest, blob.size_bytes, "exists"))
         elif blob.digest not in needed:
             say(BlobChanged(blob.digest, blob.size_bytes, "skipped"))
@@ -220,10 +229,11 @@ def record(image: Image, store: Parts, source: Layers, cancel: Cancellation) -> 
             return
 
 
-def drop_layers(image: Image, fetcher: Fetcher, cancel: Cancellation) -> None:
+def drop_layers(image: Image, store: Parts) -> None:
     """Removes the blobs of an image's layers that its record does not keep, where no other record does."""
-    for digest in sorted(image.blobs - image.kept):
-        fetcher.drop(digest, cancel)
+    doomed = sorted(image.blobs - image.kept)
+    for first in range(0, len(doomed), _DROPPED_AT_ONCE):
+        store.content.drop(*doomed[first : first + _DROPPED_AT_ONCE])
 
 
 _FIRST_NEEDED: Mapping[Content, Callable[[Parts, Sequence[Layer]], int]] = {

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 from imgpull.errors import (
     AlreadyExistsError,
+    ContentNotFoundError,
     DigestMismatchError,
     LockTimeoutError,
     RegistryError,
+    SizeMismatchError,
 )
 from imgpull.events import BlobAdvanced, BlobChanged, BlobRequested, BlobState, EventSink, Woken
 from imgpull.fetch.backoff import open_writer
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from imgpull.registry import Registry
     from imgpull.store.content import ContentStore, Follower, Waiting, Writer
 
-__all__ = ["Arrive", "Fetcher"]
+__all__ = ["Arrive", "Fetcher", "is_here"]
 
 _BLOCK = 256 * 1024  # larger gained nothing and costs memory per worker (docs/decisions/threads.md)
 _WAITERS_PER_SLOT = 4  # workers that may wait for a key or a ref while every slot is used
@@ -100,11 +102,6 @@ class Fetcher:
         transfers are not joined: then each pull has its own, as before containerd's change."""
         return self._content.follow(_ref(digest), cancel, waiting=waiting) if self._flights.joining else None
 
-    def drop(self, digest: Digest, cancel: Cancellation) -> None:
-        """Removes a blob that no image keeps, and that nobody fetches meanwhile."""
-        with self._keys.hold(_key(digest), cancel=cancel):
-            self._content.drop(digest)
-
     def keep(self, raw: bytes, digest: Digest, cancel: Cancellation, say: EventSink) -> None:
         """Stores bytes that are here already under their digest."""
         try:
@@ -126,12 +123,14 @@ class Fetcher:
         sink: EventSink,
     ) -> Seat[None]:
         def work(flight: Flight[None]) -> None:
-            self._once(descriptor, arrive, flight.cancel, flight.audience)
+            self._once(descriptor, declared_bytes, arrive, flight.cancel, flight.audience)
 
         key = (reference.name, descriptor.digest, declared_bytes)  # whoever names it wrongly fails alone
         return self._flights.board(key, work, self._workers.submit, landed, sink)
 
-    def _once(self, descriptor: Descriptor, arrive: Arrive, cancel: Cancellation, say: EventSink) -> None:
+    def _once(
+        self, descriptor: Descriptor, declared_bytes: int | None, arrive: Arrive, cancel: Cancellation, say: EventSink
+    ) -> None:
         def told(state: BlobState) -> None:
             say(BlobChanged(descriptor.digest, descriptor.size_bytes, state))
 
@@ -145,7 +144,7 @@ class Fetcher:
                 held = stack.enter_context(self._keys.hold(key, cancel=cancel))
             if held.waited:
                 say(Woken(key, found_held=False, slept_seconds=0.0))
-            if descriptor.digest in self._content:
+            if is_here(self._content, descriptor.digest, declared_bytes):
                 told("exists")
                 return
             arrive(cancel, say)
@@ -227,6 +226,22 @@ class Fetcher:
                 writer.write(block[:count])
                 told.advance(count)
             return body.host.address
+
+
+def is_here(content: ContentStore, digest: Digest, size_bytes: int | None) -> bool:
+    """Whether a blob is here. Raises SizeMismatchError where it is, and its descriptor says another size: an image
+    that its fetch would refuse is no better for what the store happens to have."""
+    try:
+        actual = content.blobs.stat(digest).st_size
+    except ContentNotFoundError:
+        return False
+    if size_bytes not in (None, actual):
+        raise SizeMismatchError(
+            f"{digest} has {actual} bytes, and its descriptor says {size_bytes}; tell whoever published it",
+            expected=size_bytes,
+            actual=actual,
+        )
+    return digest in content
 
 
 def _key(digest: Digest) -> str:

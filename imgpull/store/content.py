@@ -15,7 +15,7 @@ import contextlib
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -29,7 +29,7 @@ from imgpull.store.filesystem import fault, translated
 from imgpull.store.following import Follower, IngestEnded, Waiting, follow
 from imgpull.store.ingest import Ingest, Ingests, LiveRefs, Record, Status, utc_now
 
-__all__ = ["ContentStore", "Follower", "Info", "IngestEnded", "Status", "Waiting", "Writer"]
+__all__ = ["ContentStore", "Follower", "Info", "IngestEnded", "Status", "Waiting", "Writer", "write_diff_id"]
 
 _logger = logging.getLogger("imgpull.store")
 
@@ -117,30 +117,31 @@ class ContentStore:
         if listed:
             self._listed_changed()
 
-    def drop(self, digest: str) -> bool:
-        """Remove a blob that no image record keeps, and whose layer is unpacked; whether it is gone.
+    def drop(self, *digests: str) -> bool:
+        """Remove blobs of layers that are unpacked, those that no image record keeps; whether all of them are gone.
 
-        Decided and done in one write: a record that keeps the blob comes before it, and the blob stays, or after it,
-        and is refused by :meth:`Images.put`. The caller holds the blob's key, so that nobody fetches it meanwhile.
+        Decided and done in one write of its own: a record that keeps a blob comes before it, and the blob stays, or
+        after it, and is refused by :meth:`Images.put`. Who is about to read one finds it missing, and fetches it again.
         """
         self.database.check_writable()
-        known = Digest(digest)
-        try:
-            blob = self.blobs.open(known)
-        except ContentNotFoundError:
-            return True
-        with blob:  # open until the write has ended: so long the kernel does not free a large file's pages
-            return self.database.write(lambda connection: self._drop(connection, known))
+        here: list[Digest] = []
+        with contextlib.ExitStack() as opened:  # until the write has ended: so long the kernel frees no pages
+            for digest in map(Digest, digests):
+                with contextlib.suppress(ContentNotFoundError):
+                    opened.enter_context(self.blobs.open(digest))
+                    here.append(digest)
+            # Alone, as nothing brings a file back: a record that went in the same transaction would, if that is lost.
+            return not here or self.database.write(lambda connection: self._drop(connection, here), alone=True)
 
-    def _drop(self, connection: Connection, digest: Digest) -> bool:
-        if _is_kept(connection, digest):
-            return False
-        # In the write, not after it: nobody else could write in between. A crash before its end leaves a row without a
-        # file, which says nothing: a blob is here when its file is.
-        with contextlib.suppress(ContentNotFoundError):
-            self.blobs.remove(digest)
-        _forget(connection, digest)
-        return True
+    def _drop(self, connection: Connection, digests: Sequence[Digest]) -> bool:
+        doomed = [digest for digest in digests if not _is_kept(connection, digest)]
+        for digest in doomed:
+            # In the write, not after it: nobody else could write in between. A crash before its end leaves a row
+            # without a file, which says nothing: a blob is here when its file is.
+            with contextlib.suppress(ContentNotFoundError):
+                self.blobs.remove(digest)
+            _forget(connection, digest)
+        return len(doomed) == len(digests)
 
     # Ingests
 
@@ -269,8 +270,13 @@ class ContentStore:
 
     def record_diff_id(self, digest: str, diff_id: str) -> None:
         """Remember a diff ID that this process measured itself; never one that an image or a label claims."""
-        row = (Digest(digest), Digest(diff_id))
-        self.database.write(lambda c: c.execute("INSERT OR REPLACE INTO diff_ids VALUES (?, ?)", row) and None)
+        self.database.write(lambda connection: write_diff_id(connection, digest, diff_id))
+
+
+def write_diff_id(connection: Connection, digest: str, diff_id: str) -> None:
+    """:meth:`ContentStore.record_diff_id`, for a write that records more."""
+    row = (Digest(digest), Digest(diff_id))
+    connection.execute("INSERT OR REPLACE INTO diff_ids (digest, diff_id) VALUES (?, ?)", row)
 
 
 def _record(connection: Connection, info: Info) -> Info:

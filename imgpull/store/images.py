@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeVar
 
 from imgpull.errors import ContentNotFoundError, ImageNotFoundError, InvalidReferenceError
 from imgpull.oci import Descriptor, Digest, ImageConfig, Platform
@@ -20,7 +20,7 @@ from imgpull.store.platforms import platform_from_json, platform_to_json
 
 __all__ = ["Content", "Image", "Images", "Layer"]
 
-_Change = Callable[[Connection], None]
+T = TypeVar("T")
 
 Content = Literal["full", "lazy", "drop"]
 """Which of an image's blobs are kept: every one · none whose layer was unpacked already · none once unpacked."""
@@ -29,6 +29,7 @@ _COLUMNS = (
     "reference, platform, platform_fields, digest, manifest_digest, config, layers, chain_id, size_bytes, content, "
     "snapshotter, unpacked, created_at"
 )
+_ROWS = f"SELECT {_COLUMNS} FROM images WHERE reference = ? ORDER BY platform"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Images:
         """The image of ``reference`` for ``platform``; without one, for the platform that suits this host best, or the
         only one there is."""
         name = _name(reference)
-        rows = self._rows(name)
+        rows = self._database.query(_ROWS, (name,))
         wanted = Platform.host() if platform is None else _platform(platform)
         exact = [row for row in rows if row["platform"] == _key(wanted)]
         if exact:
@@ -129,26 +130,21 @@ class Images:
         self._database.check_writable()
         recorded = replace(image, reference=_name(image.reference))
 
-        def put_if_it_is_true(connection: Connection) -> None:
-            # Looked at in the write, where ContentStore.drop decides too: what is here now is kept by this record.
-            for digest in sorted(recorded.promised):
-                if digest not in self._blobs:
-                    raise ContentNotFoundError(f"{recorded.reference} needs the blob {digest}, which went: pull again")
-            _put(connection, recorded)
-
-        self._change(put_if_it_is_true)
+        self._change(lambda connection: self._put(connection, recorded))
 
     def tag(self, reference: str | Reference, new: str | Reference, platform: Platform | str | None = None) -> None:
-        """Let ``new`` mean what ``reference`` means: for every platform that is here, or for one."""
+        """Let ``new`` mean what ``reference`` means: for every platform that is here, or for one.
+
+        Raises as :meth:`put`."""
         self._database.check_writable()
         target = new if isinstance(new, Reference) else Reference.parse(new)
         if target.digest is not None:
             raise InvalidReferenceError(f"{target} names a digest: a tag is given a name such as {target.name}:latest")
-        found = [_image(row) for row in self._selected(_name(reference), platform)]
+        name = _name(reference)
 
         def put_all(connection: Connection) -> None:
-            for image in found:
-                _put(connection, replace(image, reference=str(target)))
+            for image in _selected(connection, name, platform):
+                self._put(connection, replace(image, reference=str(target)))
 
         self._change(put_all)
 
@@ -156,33 +152,41 @@ class Images:
         """Forget ``reference``, for every platform or for one, and return what it meant. Blobs and snapshots stay until
         they are collected."""
         self._database.check_writable()
-        found = [_image(row) for row in self._selected(_name(reference), platform)]
+        name = _name(reference)
 
-        def remove_all(connection: Connection) -> None:
+        def remove_all(connection: Connection) -> builtins.list[Image]:
+            found = _selected(connection, name, platform)
             for image in found:
                 _delete(connection, image.reference, _key(image.platform))
+            return found
 
-        self._change(remove_all)
-        return found
+        return self._change(remove_all)
 
-    def _change(self, do: _Change) -> None:
-        def change(connection: Connection) -> None:
-            do(connection)
+    def _put(self, connection: Connection, image: Image) -> None:
+        # Looked at in the write, where ContentStore.drop decides too: what is here now is kept by this record.
+        for digest in sorted(image.promised):
+            if digest not in self._blobs:
+                raise ContentNotFoundError(f"{image.reference} needs the blob {digest}, which went: pull again")
+        _put(connection, image)
+
+    def _change(self, do: Callable[[Connection], T]) -> T:
+        def change(connection: Connection) -> T:
+            done = do(connection)
             connection.execute("UPDATE layout SET generation = generation + 1")
+            return done
 
-        self._database.write(change)
+        done = self._database.write(change)
         self._layout.refresh()
+        return done
 
-    def _rows(self, name: str) -> builtins.list[Row]:
-        return self._database.query(f"SELECT {_COLUMNS} FROM images WHERE reference = ? ORDER BY platform", (name,))
 
-    def _selected(self, name: str, platform: Platform | str | None) -> builtins.list[Row]:
-        rows = self._rows(name)
-        wanted = None if platform is None else _platform(platform)
-        selected = [row for row in rows if wanted is None or row["platform"] == _key(wanted)]
-        if not selected:
-            raise _not_found(name, rows, wanted)
-        return selected
+def _selected(connection: Connection, name: str, platform: Platform | str | None) -> list[Image]:
+    rows = connection.execute(_ROWS, (name,)).fetchall()
+    wanted = None if platform is None else _platform(platform)
+    selected = [row for row in rows if wanted is None or row["platform"] == _key(wanted)]
+    if not selected:
+        raise _not_found(name, rows, wanted)
+    return [_image(row) for row in selected]
 
 
 def _name(reference: str | Reference) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-from imgpull.errors import DiffIDMismatchError, UnpackError
+from imgpull.errors import DiffIDMismatchError, LimitExceededError, UnpackError
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation
 from imgpull.oci import Digest, Hasher
@@ -70,7 +70,7 @@ class Draft:
             self._applier.make(reader)
             reader.drain()
         except UnpackError as error:
-            if not self._applier.assumes:
+            if not self._applier.assumes or not _may_be_the_parents_doing(error):
                 raise
             self._refusal = error
         else:
@@ -111,6 +111,11 @@ class Draft:
     ) -> None:
         self._applier.close()
         os.close(self._root_fd)
+
+
+def _may_be_the_parents_doing(error: UnpackError) -> bool:
+    """Not so a limit on the layer itself, which ends the pull at once; how deep a name leads is up to links below."""
+    return not isinstance(error, LimitExceededError) or error.limit == "path_depth"
 
 
 def _digested(

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from imgpull.errors import AlreadyExistsError, ContentNotFoundError, SnapshotNotFoundError
+from imgpull.errors import AlreadyExistsError, SnapshotNotFoundError
 from imgpull.events import EventSink, LayerChanged, LayerState, LeftOut, Woken
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation, KeyedLock, Slot, Slots
@@ -270,7 +270,8 @@ class Step:
                 layer.chain_id,
                 active.key,
                 journal=applied.journal,
-                diff_id=layer.diff_id,
+                diff_id=layer.diff_id,  # of the blob: only ever what this process has verified, no claim of a config
+                blob=layer.digest,
                 size_bytes=applied.size_bytes,
                 inodes=applied.inodes,
                 labels=self._labels,
@@ -280,13 +281,9 @@ class Step:
             # Another pull applied the same layer meanwhile (no suppression, or another process): wasted, not wrong.
             _log.debug("chain %s was committed by somebody else", layer.chain_id)
             store.snapshots.remove(active.key)
+            store.content.record_diff_id(layer.digest, layer.diff_id)
         if applied.skipped:
             self._pull.say(LeftOut(layer.digest, layer.chain_id, tuple(sorted(applied.skipped.items()))))
-        # Only ever what this process has verified; a claim of the config alone is worth nothing here.
-        try:
-            store.content.record_diff_id(layer.digest, layer.diff_id)
-        except ContentNotFoundError:
-            _log.debug("blob %s went while its layer was applied", layer.digest)
 
 
 @contextmanager

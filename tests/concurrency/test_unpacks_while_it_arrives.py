@@ -177,6 +177,19 @@ def test_a_limit_stops_the_transfer_at_once(registry: FakeRegistry, store: imgpu
     assert list(store.snapshots.walk()) == []
 
 
+def test_a_limit_does_not_wait_for_what_is_assumed_of_the_parents(
+    registry: FakeRegistry, store: imgpull.Store
+) -> None:
+    below, bomb = build_layer({"below": random_bytes(100_000, 1)}), build_layer({f"implied/{name}": data for name, data in FILES.items()})
+    _, reference = add(registry, below, bomb)
+    gate = registry.block(below.digest, at=10_000)
+    with imgpull.Puller(store, limits=imgpull.Limits(layer_entries=50)) as puller:
+        with pytest.raises(imgpull.LimitExceededError) as caught:
+            puller.pull(reference)  # though the bottom layer has not come, and does not come before
+        gate.open()
+    assert caught.value.layer == bomb.digest
+
+
 def test_two_images_follow_one_transfer(registry: FakeRegistry, store: imgpull.Store) -> None:
     shared = build_layer(FILES)
     first = build([shared, {"one": b"1"}])

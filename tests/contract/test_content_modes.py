@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from fakes.images import Image, build
 from fakes.registry import FakeRegistry
 from imgpull.events import Event, LayerChanged
 from imgpull.puller import Content
+from imgpull.store.content import ContentStore
 
 FILES = [{"bin/sh": b"shell" * 5_000}, {"etc/os-release": "ID=fake\n"}]
 
@@ -122,6 +124,30 @@ def test_what_is_removed_before_the_record_is_written_is_fetched_again(
     assert here(store, made) == [True, True]
     assert registry.count("GET", victim) == 2
     assert listed(store) == [made.digest]
+
+
+def test_a_layer_that_is_dropped_before_it_is_opened_is_fetched_again(
+    registry: FakeRegistry, store: imgpull.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another pull with "drop" ends between this one's look and its open."""
+    made = build(FILES)
+    reference = registry.add(made)
+    with imgpull.Puller(store) as puller:
+        puller.pull(reference, unpack=False)
+    store.images.remove(reference)
+    victim, dropped = made.layers[0].digest, False
+    real = type(store.content).open
+
+    def opened(content: ContentStore, digest: str) -> io.FileIO:
+        nonlocal dropped
+        if digest == victim and not dropped:
+            dropped = content.drop(digest)
+        return real(content, digest)
+
+    monkeypatch.setattr(type(store.content), "open", opened)
+    image = pull(store, reference, "drop")
+    assert read(store, image) == b"ID=fake\n"
+    assert registry.count("GET", victim) == 2
 
 
 def test_without_unpacking_drop_keeps_everything(registry: FakeRegistry, store: imgpull.Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,6 +44,51 @@ def test_a_size_that_the_index_gets_wrong(
             puller.pull(reference, platform="linux/amd64")
     assert caught.value.expected - caught.value.actual == wrong_by
     assert (image.digest in store.content) == here
+
+
+def lying(registry: FakeRegistry, image: Image, change: Callable[[dict[str, Any]], object]) -> str:
+    """The same image by a manifest that was changed."""
+    document = json.loads(image.raw)
+    change(document)
+    registry.add(replace(image, raw=encode(document)), tag="lying")
+    return f"{registry.address}/library/fake:lying"
+
+
+@pytest.mark.parametrize("wrong_by", [-1, 1])
+@pytest.mark.parametrize("part", ["config", "layer"])
+def test_a_size_that_the_manifest_gets_wrong_of_a_blob_that_is_here(
+    registry: FakeRegistry, store: imgpull.Store, wrong_by: int, part: str
+) -> None:
+    image = build(IMAGES)
+
+    def change(document: dict[str, Any]) -> None:
+        (document["config"] if part == "config" else document["layers"][0])["size"] += wrong_by
+
+    with imgpull.Puller(store) as puller:
+        puller.pull(f"{registry.address}/{registry.add(image).split('/', 1)[1]}")
+        with pytest.raises(imgpull.SizeMismatchError) as caught:
+            puller.pull(lying(registry, image, change))
+    assert caught.value.expected - caught.value.actual == wrong_by
+
+
+def test_a_size_that_the_manifest_gets_wrong_of_a_blob_that_comes_meanwhile(
+    registry: FakeRegistry, store: imgpull.Store
+) -> None:
+    image = build(IMAGES)
+    registry.add(image)
+    digest = image.layers[0].digest
+    reference = lying(registry, image, lambda document: document["layers"][0].update(size=1_000_000))
+    gate = registry.block(digest, at=1)
+    with imgpull.Puller(store) as puller:
+        honest = puller.submit(f"{registry.address}/library/fake")
+        gate.wait_reached()
+        other = puller.submit(reference)
+        until(lambda: store.keyed_lock.waiters(f"blob://{digest}") == 1, "the other waits for the same blob")
+        gate.open()
+        assert honest.result(60).layers[0].digest == digest
+        with pytest.raises(imgpull.SizeMismatchError):
+            other.result(60)
+    assert registry.count("GET", digest) == 1
 
 
 def test_a_manifest_inside_the_index_is_not_asked_for(registry: FakeRegistry, store: imgpull.Store) -> None:

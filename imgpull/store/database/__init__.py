@@ -4,7 +4,7 @@ Words
     *write*      a function of the write connection. It runs on the writer thread, in a savepoint of a transaction it
                  shares with whatever else was queued, under the store's lock. It must only touch the connection: it may
                  run a second time when the transaction it was in is lost, and everybody else's write waits for it.
-                 (Two look at a blob's file as well: docs/decisions/dropped-blobs.md.)
+                 (Some look at a blob's file as well, and one unlinks it: docs/decisions/dropped-blobs.md.)
     *query*      one SELECT, on a connection of its own; it sees the last commit and neither waits nor makes wait.
 
 A file of the store is published *before* the write that records it, and deleted *after* the write that forgets it: the
@@ -79,13 +79,15 @@ class Database:
         if durability == "full":
             self._writer.synchronous = "FULL"
 
-    def write(self, do: Callable[[Connection], T]) -> T:
+    def write(self, do: Callable[[Connection], T], *, alone: bool = False) -> T:
         """Run ``do`` as a write and return its result once it is committed (and, with ``"full"``, on the disk).
 
         What ``do`` raises undoes what it did and is raised here; other writes of the same transaction don't notice.
+        ``alone``: in a transaction of its own. For one that does what no rollback undoes: it sees only what is
+        committed, where it would see what others of its transaction wrote, which a crash or a full disk takes back.
         """
         self.check_writable()
-        return self._writer.write(do)
+        return self._writer.write(do, alone=alone)
 
     def check_writable(self) -> None:
         """Raises StoreError where nothing can be written: opened read-only, closed, or inherited by a fork. For those

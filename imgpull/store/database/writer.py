@@ -39,10 +39,11 @@ _CHECKPOINT_BYTES = 16 * 1024 * 1024
 class _Write:
     """One queued write: what to do, and how it went."""
 
-    __slots__ = ("do", "done", "error", "result")
+    __slots__ = ("alone", "do", "done", "error", "result")
 
-    def __init__(self, do: Callable[[sqlite3.Connection], Any]) -> None:
+    def __init__(self, do: Callable[[sqlite3.Connection], Any], *, alone: bool = False) -> None:
         self.do = do
+        self.alone = alone
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = threading.Event()
@@ -69,14 +70,16 @@ class GroupWriter:
         self._stopped = False
         self._connection: sqlite3.Connection | None = None
 
-    def write(self, do: Callable[[sqlite3.Connection], T]) -> T:
-        """Run ``do`` in a transaction and return its result once it is committed. Raises what ``do`` raises.
+    def write(self, do: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> T:
+        """Run ``do`` in a transaction (of its own, where it is to be ``alone``) and return its result once it is
+        committed. Raises what ``do`` raises.
 
         A write made from within a write is part of it: queued, it would wait for itself.
         """
         if threading.current_thread() is self._thread:
+            assert not alone, "a write that is part of another cannot be alone"
             return self._nested(do)
-        write = _Write(do)
+        write = _Write(do, alone=alone)
         with self._lock:
             if self._stopped:
                 raise connections.closed(self._path)
@@ -132,9 +135,10 @@ class GroupWriter:
     def _serve(self, group: list[_Write]) -> None:
         try:
             with self._file_lock:
-                self._commit(group)
-                for write in group:
-                    write.done.set()
+                for together in _transactions(group):
+                    self._commit(together)
+                    for write in together:
+                        write.done.set()
                 self._checkpoint()
         except BaseException as error:  # whatever it is, it belongs to those who wait, and the thread lives on
             for write in group:
@@ -233,3 +237,13 @@ class GroupWriter:
             found.__cause__ = error
             return found
         return error
+
+
+def _transactions(group: list[_Write]) -> list[list[_Write]]:
+    """The group cut where one wants a transaction of its own, in the order in which they came."""
+    cut: list[list[_Write]] = []
+    for write in group:
+        if not cut or write.alone or cut[-1][-1].alone:
+            cut.append([])
+        cut[-1].append(write)
+    return cut

@@ -90,13 +90,12 @@ class Actives:
     def _claim_new(self, place: Path, key: str) -> Hold:
         while True:
             make_directory(place)
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as undo:
                 hold = Hold.take(place, exclusive=True)
                 # Free and without a record: we made it, or somebody died between making it and writing that.
-                if hold is not None and not os.listdir(hold.fd):
+                if hold is not None and not os.listdir(undo.enter_context(hold).fd):
+                    undo.pop_all()
                     return hold
-                if hold is not None:
-                    hold.release()
                 raise AlreadyExistsError(f"the snapshot key {key!r} is taken: choose another, or remove it", key=key)
             # remove_dead took it for a dead one before we held it: make it again.
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imgpull.errors import AlreadyExistsError, SnapshotNotFoundError, StoreCorruptError, StoreError
-from imgpull.store.database import Database
+from imgpull.store.content import write_diff_id
+from imgpull.store.database import Connection, Database
 from imgpull.store.durability import Sync
 from imgpull.store.filesystem import make_directory, translated
 from imgpull.store.group_sync import Writing
@@ -98,10 +99,16 @@ class Committed:
             raise
         self._sync.directory(place.parent)
 
-    def record(self, info: SnapshotInfo, *, replacing: bool = True) -> None:
-        """Write the row of a snapshot that is there."""
+    def record(self, info: SnapshotInfo, *, replacing: bool = True, blob: str | None = None) -> None:
+        """Write the row of a snapshot that is there, and in the same write that ``blob`` has its diff ID."""
         directory = info.name.replace(":", "/", 1)
-        self._database.write(lambda connection: records.write_row(connection, info, directory, replacing=replacing))
+
+        def write(connection: Connection) -> None:
+            records.write_row(connection, info, directory, replacing=replacing)
+            if blob is not None and info.diff_id is not None:
+                write_diff_id(connection, blob, info.diff_id)
+
+        self._database.write(write)
 
     def discard(self, name: str, hold: Hold) -> None:
         """Forget a snapshot, take it away in one step, then remove it at leisure. ``hold`` is exclusive, and let go

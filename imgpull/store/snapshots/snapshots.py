@@ -128,6 +128,7 @@ class Snapshots:
         *,
         journal: Journal | None = None,
         diff_id: str | None = None,
+        blob: str | None = None,
         size_bytes: int | None = None,
         inodes: int | None = None,
         labels: Mapping[str, str] | None = None,
@@ -135,7 +136,8 @@ class Snapshots:
     ) -> SnapshotInfo:
         """Make the active snapshot ``key`` the committed one ``name``; the key is gone then.
 
-        ``parent`` sets the parent of one that was prepared without (containerd's rebase). Sizes not given are
+        ``parent`` sets the parent of one that was prepared without (containerd's rebase). ``blob`` is what was
+        inflated: that it has ``diff_id`` is remembered, so the caller has measured that himself. Sizes not given are
         measured; labels add to those given at :meth:`prepare`. Raises AlreadyExistsError where ``name`` is committed
         (the active one stays, for the caller to remove), SnapshotNotFoundError for ``key`` or the parent,
         SnapshotInUseError where another thread or process is at it.
@@ -160,7 +162,7 @@ class Snapshots:
             )
             with self._held(info.parent):
                 self._committed.publish(active.path.parent, info, journal or Journal(), writing)
-        self._committed.record(info)
+        self._committed.record(info, blob=blob)
         return info
 
     def update(self, name: str, labels: Mapping[str, str | None]) -> SnapshotInfo:

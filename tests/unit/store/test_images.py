@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +12,13 @@ import pytest
 
 from fakes import images as fake
 from fakes.threads import DEADLINE_SECONDS, start
-from imgpull.errors import ContentNotFoundError, ImageNotFoundError, InvalidReferenceError
+from fakes.writes import grouped
+from imgpull.errors import ContentNotFoundError, ImageNotFoundError, InvalidReferenceError, StoreFullError
 from imgpull.oci import Digest, ImageConfig, Manifest, Platform, chain_ids
 from imgpull.reference import Reference
 from imgpull.store import Image, Layer, Store
-from imgpull.store.images import Content
+from imgpull.store.database import Connection
+from imgpull.store.images import Content, Images
 
 REDIS = "docker.io/library/redis:7.2"
 
@@ -179,6 +181,35 @@ class TestRemove:
         assert {row["digest"] for row in rows} == image.blobs
 
 
+class TestAtTheSameTime:
+    """The record that is meant is chosen in the write that changes it."""
+
+    @pytest.mark.parametrize("change", [lambda images: images.tag(REDIS, "new"), lambda images: images.remove(REDIS)])
+    def test_one_that_is_removed_first_is_not_there(self, store: Store, change: Callable[[Images], object]) -> None:
+        image = _image()
+        _put(store, image)
+        first, second = grouped(store.database, [lambda: store.images.remove(REDIS), lambda: change(store.images)])
+        assert first.outcome() == [image]
+        with pytest.raises(ImageNotFoundError):
+            second.outcome()
+        assert store.images.list() == []
+
+    def test_a_tag_names_what_the_reference_means_by_then(self, store: Store) -> None:
+        _put(store, _image())
+        later = _image(text="later")
+        for digest in later.promised:
+            Path(store.content.blobs.path(digest)).write_bytes(b"")
+        grouped(store.database, [lambda: store.images.put(later), lambda: store.images.tag(REDIS, "new")])
+        assert store.images.get("new", "linux/amd64").manifest_digest == later.manifest_digest
+
+    def test_a_tag_promises_nothing_that_is_not_here(self, store: Store) -> None:
+        _put(store, _image())
+        store.content.blobs.remove(_image().layers[0].digest)
+        with pytest.raises(ContentNotFoundError, match="pull again"):
+            store.images.tag(REDIS, "new")
+        assert [image.reference for image in store.images.list()] == [REDIS]
+
+
 class TestWhatARecordPromises:
     @pytest.mark.parametrize(
         ("content", "unpacked", "keeps_layers", "promises_layers"),
@@ -278,8 +309,47 @@ class TestDroppingLayers:
         with pytest.raises(ContentNotFoundError):
             put.outcome()
 
-    def test_in_a_transaction_that_is_made_again(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A group of writes that is lost is made again, one by one: a blob that went meanwhile is gone all the same."""
+    def test_a_record_that_goes_at_the_same_time_and_does_not_get_through(self, store: Store) -> None:
+        """The disk is full, or the process dies, before the commit: the record stands, and its blobs are here."""
+        image = _image()
+        _put(store, image)
+        tries = 0
+
+        def remove(connection: Connection) -> None:
+            nonlocal tries
+            tries += 1
+            if tries > 1:
+                raise StoreFullError("no space left")
+            connection.execute("DELETE FROM images")
+            connection.execute("DELETE FROM image_blobs")
+
+        def lose(connection: Connection) -> None:
+            connection.execute("ROLLBACK")  # as SQLite does by itself on a full disk
+            raise StoreFullError("no space left")
+
+        grouped(
+            store.database,
+            [
+                lambda: store.database.write(remove),
+                lambda: store.content.drop(image.layers[0].digest),
+                lambda: store.database.write(lose),
+            ],
+        )
+        assert all(digest in store.content for image in store.images.list() for digest in image.promised)
+
+    def test_many_go_in_one_write_but_for_those_that_are_kept(self, store: Store) -> None:
+        image, *others = (Digest.of_bytes(text) for text in (b"the index", b"x", b"y"))
+        _put(store, replace(_image(), content="drop", unpacked=True))
+        for digest in others:
+            Path(store.content.blobs.path(digest)).write_bytes(b"")
+        before = store.database.transactions
+        assert store.content.drop(*others, image) is False
+        assert store.database.transactions - before == 1
+        assert [digest in store.content for digest in (image, *others)] == [True, False, False]
+        assert store.content.drop(*others) is True
+        assert store.database.transactions - before == 1
+
+    def test_one_that_goes_while_it_is_dropped(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         with store.content.writer("x") as writer:
             writer.write(b"x")
             digest = writer.commit().digest

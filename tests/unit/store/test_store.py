@@ -424,3 +424,39 @@ def test_a_convoy_can_be_built_from_the_seam(tmp_path: Path) -> None:
         store.database.write(lambda _: writer.commit())
         assert store.database.transactions - before == 2
         assert DIGEST in store.content
+
+
+class TestSnapshotsOfAStore:
+    def test_a_commit_and_what_is_known_of_its_blob_are_one_write(self, tmp_path: Path) -> None:
+        blob, diff_id = Digest.of_bytes(b"blob"), Digest.of_bytes(b"tar")
+        with Store(tmp_path / "store", durability="none") as store:
+            store.snapshots.prepare("key")
+            before = store.database.transactions
+            store.snapshots.commit(diff_id, "key", diff_id=diff_id, blob=blob)
+            assert store.database.transactions - before == 1
+            assert store.content.diff_id(blob) == diff_id
+            assert store.snapshots.stat(diff_id).diff_id == diff_id
+
+    @pytest.mark.parametrize("error", [PermissionError, FileNotFoundError])
+    def test_a_new_directory_that_cannot_be_listed_is_let_go(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+    ) -> None:
+        """No descriptor is left open, which the fixtures see; and the next one may have the key."""
+        listed, failed = os.listdir, False
+
+        def fail_once(place: int | str) -> list[str]:
+            nonlocal failed
+            if isinstance(place, int) and not failed:
+                failed = True
+                raise error("not now")
+            return listed(place)
+
+        with Store(tmp_path / "store", durability="none") as store:
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "listdir", fail_once)
+                with contextlib.suppress(StoreError):
+                    store.snapshots.prepare("key")
+            assert failed
+            if error is PermissionError:
+                store.snapshots.prepare("key")
+            store.snapshots.remove("key")

@@ -6,13 +6,13 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from fakes import scripts
 from fakes.threads import Worker, start, until
+from fakes.writes import grouped, plugged
 from imgpull.errors import StoreError, StoreFullError
 from imgpull.store.database import Connection, Database, writer
 from imgpull.store.database import connection as connections
@@ -38,32 +38,9 @@ def _keys(database: Database) -> set[str]:
     return {row["digest"] for row in database.query("SELECT digest FROM diff_ids")}
 
 
-@contextmanager
-def _plugged(database: Database) -> Iterator[None]:
-    """While this is open the writer is busy with one write, and all others queue."""
-    entered, gate = threading.Event(), threading.Event()
-
-    def plug(_: Connection) -> None:
-        entered.set()
-        assert gate.wait(20)
-
-    worker = start(lambda: database.write(plug), "plug")
-    assert entered.wait(20)
-    try:
-        yield
-    finally:
-        gate.set()
-        worker.outcome()
-
-
 def _queued(database: Database, writes: list[Callable[[Connection], object]]) -> list[Worker]:
     """One thread for each write, in this order in the queue, all in one group."""
-    workers = []
-    with _plugged(database):
-        for number, write in enumerate(writes):
-            workers.append(start(lambda write=write: database.write(write), f"write-{number}"))
-            until(lambda expected=number + 1: database._writer._queue.qsize() == expected, "the write is queued")
-    return [worker.done() for worker in workers]
+    return grouped(database, [lambda write=write: database.write(write) for write in writes])
 
 
 class TestGroups:
@@ -137,11 +114,33 @@ class TestGroups:
         assert database.transactions - before == 1
         assert _keys(database) == {"outer", "inner"}
 
+    def test_one_that_is_alone_has_a_transaction_of_its_own_in_its_turn(self, database: Database) -> None:
+        seen: list[set[str]] = []
+
+        def look(_: Connection) -> None:
+            seen.append(_keys(database))  # by another connection: what is committed
+
+        def alone() -> None:
+            database.write(look, alone=True)
+
+        def insert(key: str) -> Callable[[], object]:
+            return lambda: database.write(_insert(key))
+
+        before = database.transactions
+        grouped(database, [insert("a"), insert("b"), alone, alone, insert("c"), insert("d")])
+        assert seen == [{"a", "b"}, {"a", "b"}]
+        assert _keys(database) == {"a", "b", "c", "d"}
+        assert database.transactions - before == 5  # the plug's, and four
+
+    def test_one_within_another_cannot_be_alone(self, database: Database) -> None:
+        with pytest.raises(AssertionError, match="alone"):
+            database.write(lambda _: database.write(_insert("a"), alone=True))
+
 
 class TestNothingElseHoldsItUp:
     def test_readers_do_not_wait_and_see_the_last_commit(self, database: Database) -> None:
         database.write(_insert("a"))
-        with _plugged(database):
+        with plugged(database):
             assert _keys(database) == {"a"}
 
     def test_a_log_that_a_reader_pins_is_cut_later(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,11 +152,11 @@ class TestNothingElseHoldsItUp:
         assert reader.execute("SELECT count(*) FROM diff_ids").fetchone() == (0,)
         for number in range(4):
             database.write(_insert(f"k{number}", "v" * 65536))
-        with _plugged(database):  # the checkpoint after the last of them is over
+        with plugged(database):  # the checkpoint after the last of them is over
             assert os.stat(log).st_size > 64 * 1024
         reader.close()
         database.write(_insert("last"))
-        with _plugged(database):
+        with plugged(database):
             assert os.stat(log).st_size < 64 * 1024
         assert len(_keys(database)) == 5
 
@@ -234,7 +233,7 @@ class TestTheLockBetweenProcesses:
 
 class TestTheEnd:
     def test_what_was_queued_is_written(self, database: Database) -> None:
-        with _plugged(database):
+        with plugged(database):
             worker = start(lambda: database.write(_insert("a")))
             until(lambda: database._writer._queue.qsize() == 1, "the write is queued")
             closing = start(database.close, "closing")
