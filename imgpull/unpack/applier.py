@@ -17,14 +17,13 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from imgpull.errors import ImgpullError
 from imgpull.limits import Limits
+from imgpull.locking import Cancellation
 from imgpull.store.snapshots.layer import Journal
 from imgpull.store.snapshots.merged import MergedTree
 from imgpull.unpack.assumption import Leading
@@ -33,11 +32,11 @@ from imgpull.unpack.links import HardLinks
 from imgpull.unpack.marks import Marks
 from imgpull.unpack.metadata import Attributes, Metadata, attributes_of
 from imgpull.unpack.owntree import Directory, OwnTree
-from imgpull.unpack.paths import Paths
-from imgpull.unpack.refusals import exceeded, from_os_error, invalid, unsafe
+from imgpull.unpack.paths import WHITEOUT_PREFIX, Paths
+from imgpull.unpack.refusals import exceeded, invalid, typed_errors, unsafe
 from imgpull.unpack.settlement import settle
 from imgpull.unpack.tar import TarReader
-from imgpull.unpack.whiteouts import PREFIX, WhiteoutOrderError, Whiteouts
+from imgpull.unpack.whiteouts import WhiteoutOrderError, Whiteouts
 
 __all__ = ["Applied", "Applier", "WhiteoutOrderError"]
 
@@ -69,7 +68,8 @@ class Applier:
     ``root_fd`` is an empty directory that nobody else writes to, opened for reading; it stays the caller's.
     ``leading``: the parents, or what is assumed of them; then :meth:`holds` must be asked before settling.
     ``privileged``: owners, devices and privileged attributes are set, not skipped. ``hidden``: see
-    :class:`WhiteoutOrderError`.
+    :class:`WhiteoutOrderError`. Each method that reads entries or looks at the parents raises PullCancelledError once
+    ``cancel`` has fired.
     """
 
     def __init__(
@@ -81,8 +81,10 @@ class Applier:
         limits: Limits,
         layer: str,
         hidden: Marks | None = None,
+        cancel: Cancellation | None = None,
     ) -> None:
         self._limits = limits
+        self._cancel = cancel or Cancellation()
         self._layer = layer
         self._tree = OwnTree(root_fd)
         self._leading = leading
@@ -91,7 +93,7 @@ class Applier:
             self._paths.hidden = hidden
         self._metadata = Metadata(root_fd, layer, privileged=privileged)
         self._whiteouts = Whiteouts(self._tree, limits, layer)
-        self._links = HardLinks(self._tree, self._paths, leading.known, self._metadata, layer)
+        self._links = HardLinks(self._tree, self._paths, leading.known, self._metadata, layer, self._cancel)
         self._previous: Attributes | None = None
         self._entries = 0
         self._name = b""  # of the entry that is being made
@@ -110,8 +112,9 @@ class Applier:
         Raises UnsafeEntryError, InvalidArchiveError, LimitExceededError, StoreFullError, StoreError, and what the
         reader's source raises. After an error the directory is to be thrown away.
         """
-        with self._typed_errors():
+        with typed_errors(self._layer, lambda: self._name):
             for entry in reader:
+                self._cancel.raise_if_cancelled()
                 self._entries += 1
                 self._name = entry.name
                 self._apply_entry(entry, reader)
@@ -123,25 +126,15 @@ class Applier:
 
     def holds(self, lower: MergedTree) -> bool:
         """Whether what was made without knowing the parents is what would have been made upon ``lower``."""
-        return self._leading.holds(lower) and self._links.holds(lower)
+        return self._leading.holds(lower, self._cancel) and self._links.holds(lower)
 
     def settle(self, lower: MergedTree) -> Applied:
         """Do what only the whole layer and its parents can tell. Raises as :meth:`make`, and WhiteoutOrderError."""
         tree, paths = self._tree, self._paths
         paths.hidden = Marks()  # no name is resolved any more, and a layer of 2·10⁵ markers needs the memory
-        self._name = b""
-        with self._typed_errors():
-            journal = settle(tree, lower, self._links, self._whiteouts, paths.lower_links, self._metadata)
+        with typed_errors(self._layer, b""):
+            journal = settle(tree, lower, self._links, self._whiteouts, paths.lower_links, self._metadata, self._cancel)
         return Applied(journal, self._entries, tree.size_bytes, tree.inodes, self._metadata.skipped)
-
-    @contextmanager
-    def _typed_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except ImgpullError:
-            raise
-        except OSError as error:
-            raise from_os_error(self._layer, self._name, error) from error
 
     def _apply_entry(self, entry: Entry, reader: TarReader) -> None:
         name = entry.name
@@ -150,14 +143,14 @@ class Applier:
         plain = name.rstrip(b"/")
         cut = plain.rfind(b"/") + 1
         prefix, base = plain[:cut], plain[cut:]
-        if base in _NOT_PLAIN or PREFIX in plain:
+        if base in _NOT_PLAIN or WHITEOUT_PREFIX in plain:
             parts = [part for part in plain.split(b"/") if part not in (b"", b".")]
             if b".." in parts:
                 raise unsafe(self._layer, name, "has '..' in its name")
             if not parts:
                 self._root(entry)
                 return
-            if PREFIX in plain and self._whiteouts.take(entry, parts, self._paths):
+            if WHITEOUT_PREFIX in plain and self._whiteouts.take(entry, parts, self._paths):
                 return
             prefix, base = b"/".join(parts[:-1]), parts[-1]
         parent = self._paths.parent(prefix, name) if prefix else self._tree.root

@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from imgpull.locking import Cancellation
 from imgpull.store.snapshots.layer import TreePath
 from imgpull.store.snapshots.merged import MergedTree
 
 __all__ = ["Assumption", "Guess", "Leading", "Parents", "link_target"]
 
-_REMEMBERED = 1 << 16
-"""Answers, one for each directory that the layer only implies: about 8 MiB. A layer with more is applied again."""
+_REMEMBERED_BYTES = 8 << 20
+"""Of answers, one for each directory that the layer only implies. A layer with more is applied again."""
+_ANSWER_BYTES = 150
+"""What one takes beside its bytes, measured with tracemalloc."""
 
 Guess = Callable[[TreePath], bytes | None]
 """The target of a symbolic link that the parents may have at this path, None for anything else."""
@@ -35,12 +38,17 @@ class Leading(Protocol):
     @property
     def assumes(self) -> bool:
         """Whether anything rests on what is not known."""
+        return False
 
-    def holds(self, lower: MergedTree) -> bool:
-        """Whether all answers are true of ``lower``."""
+    def holds(self, lower: MergedTree, cancel: Cancellation) -> bool:
+        """Whether all answers are true of ``lower``. Raises PullCancelledError."""
+        return True
+
+    def rest(self) -> None:
+        """Close what is held open for speed; it is opened again when needed."""
 
 
-class Parents:
+class Parents(Leading):
     """Parents that are known."""
 
     def __init__(self, lower: MergedTree) -> None:
@@ -50,44 +58,49 @@ class Parents:
     def link_target(self, path: TreePath, /) -> bytes | None:
         return link_target(self._lower, path)
 
-    @property
-    def assumes(self) -> bool:
-        return False
-
-    def holds(self, lower: MergedTree) -> bool:
-        return True
+    def rest(self) -> None:
+        self._lower.release_descriptors()
 
 
-class Assumption:
-    """Parents that are guessed at."""
+class Assumption(Leading):
+    """Parents that are guessed at; ``rest`` closes what the guesses hold open."""
 
-    def __init__(self, guess: Guess) -> None:
+    def __init__(self, guess: Guess, rest: Callable[[], None] = lambda: None) -> None:
         self.known: MergedTree | None = None
         self._guess = guess
+        self._rest = rest
         self._answers: dict[bytes, bytes | None] = {}  # a tuple of components would take five times the memory
-        self._too_many = False
+        self._left_bytes = _REMEMBERED_BYTES
 
     def link_target(self, path: TreePath, /) -> bytes | None:
         name = b"/".join(path)
         if name not in self._answers:
-            if len(self._answers) >= _REMEMBERED:
-                self._too_many = True
+            if self._left_bytes < 0:
                 return None
-            self._answers[name] = self._guess(path)
+            target = self._guess(path)
+            self._left_bytes -= _ANSWER_BYTES + len(name) + len(target or b"")
+            self._answers[name] = target
         return self._answers[name]
 
     @property
     def assumes(self) -> bool:
         return bool(self._answers)
 
-    def holds(self, lower: MergedTree) -> bool:
+    def holds(self, lower: MergedTree, cancel: Cancellation) -> bool:
         """As far as that can be told: an error is for the next try to meet."""
-        try:
-            return not self._too_many and all(
-                link_target(lower, tuple(name.split(b"/"))) == target for name, target in self._answers.items()
-            )
-        except OSError:
+        if self._left_bytes < 0:
             return False
+        for name, target in self._answers.items():
+            cancel.raise_if_cancelled()
+            try:
+                if link_target(lower, tuple(name.split(b"/"))) != target:
+                    return False
+            except OSError:
+                return False
+        return True
+
+    def rest(self) -> None:
+        self._rest()
 
 
 def link_target(lower: MergedTree, path: TreePath) -> bytes | None:

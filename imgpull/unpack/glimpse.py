@@ -2,55 +2,49 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 from imgpull.store.snapshots import LayerTree, MergedTree, TreePath
 from imgpull.unpack.assumption import link_target
 
 __all__ = ["Glimpse"]
 
-_LOOKS = 3
-"""A layer may be committed between hearing where it lies and opening that; one after another, rarely."""
-
 
 class Glimpse:
-    """Links that the layers below have by now. Use it in a ``with`` block; nothing is opened before the first question.
+    """Links that the layers below have by now. Nothing is opened before the first question.
 
-    ``wait`` is called before that. ``layers`` says what lies below, bottom first; it changes while one looks, and so
-    may be wrong. (A whiteout or a link yet to come is not seen.)
+    ``wait`` is called before that. ``layers`` says what lies below, bottom first, and ``moves`` is a number that rises
+    whenever that has changed. (A whiteout or a link yet to come is not seen, nor what moves just now.)
     """
 
-    def __init__(self, wait: Callable[[], None], layers: Callable[[], Sequence[LayerTree]]) -> None:
+    def __init__(
+        self, wait: Callable[[], None], layers: Callable[[], Sequence[LayerTree]], moves: Callable[[], int]
+    ) -> None:
         self._wait = wait
         self._layers = layers
+        self._moves = moves
+        self._seen = -1
         self._tree: MergedTree | None = None
 
     def link_target(self, path: TreePath) -> bytes | None:
         """The target of the symbolic link at this path, None where none is seen. Raises what ``wait`` raises."""
         if self._tree is None:
             self._wait()
-        for _ in range(_LOOKS):
-            with suppress(OSError):
-                tree = self._tree = self._tree or MergedTree(self._layers())
-                target = link_target(tree, path)
-                if target is not None or all(os.path.isdir(layer.root) for layer in tree.layers):
-                    return target
-            self.close()  # a layer was committed, and lies elsewhere now: look there
+        with suppress(OSError):
+            return link_target(self._current(), path)
         return None
 
+    def _current(self) -> MergedTree:
+        moves = self._moves()  # first: what moves from here on is looked at again with the next question
+        if self._tree is None or moves != self._seen:
+            self.close()
+            self._tree = MergedTree(self._layers())
+            self._seen = moves
+        return self._tree
+
     def close(self) -> None:
+        """Close what is open; the next question opens it again."""
         tree, self._tree = self._tree, None
         if tree is not None:
             tree.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -30,17 +30,33 @@ class Draft:
     """
 
     def __init__(
-        self, layer: Layer, active: Active, leading: Leading, limits: Limits, hidden: Marks | None = None
+        self,
+        layer: Layer,
+        active: Active,
+        leading: Leading,
+        limits: Limits,
+        cancel: Cancellation,
+        hidden: Marks | None = None,
     ) -> None:
+        self.lower = leading.known
+        """The parents' view, where it was known from the beginning."""
         self._layer = layer
+        self._leading = leading
         self._limits = limits
+        self._cancel = cancel
         self._refusal: UnpackError | None = None
         self._root_fd = os.open(active.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._applier = Applier(
-            self._root_fd, leading, privileged=os.geteuid() == 0, limits=limits, layer=layer.digest, hidden=hidden
+            self._root_fd,
+            leading,
+            privileged=os.geteuid() == 0,
+            limits=limits,
+            layer=layer.digest,
+            hidden=hidden,
+            cancel=cancel,
         )
 
-    def fill(self, source: Readable, cancel: Cancellation) -> None:
+    def fill(self, source: Readable) -> None:
         """Apply the entries of a layer's compressed bytes.
 
         The diff ID covers every byte of the uncompressed stream, also those after the end-of-archive marker (image-spec
@@ -49,7 +65,7 @@ class Draft:
         """
         hasher = self._layer.diff_id.hasher()
         chunks = decompressed(source, self._limits, layer=self._layer.digest)
-        reader = TarReader(_digested(chunks, hasher, cancel), self._limits, self._layer.digest)
+        reader = TarReader(_digested(chunks, hasher, self._cancel), self._limits, self._layer.digest)
         try:
             self._applier.make(reader)
             reader.drain()
@@ -63,8 +79,9 @@ class Draft:
             self.rest()  # it may lie for long now, among many
 
     def rest(self) -> None:
-        """Close what is held open for speed; it is opened again when needed."""
+        """Close what is held open for speed, of the parents' view as well; it is opened again when needed."""
         self._applier.close()
+        self._leading.rest()
 
     def _verify(self, hasher: Hasher) -> None:
         promised = self._layer.diff_id

@@ -12,36 +12,52 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
+from imgpull.locking import Cancellation
+from imgpull.store.snapshots.copying import copy_node
 from imgpull.store.snapshots.layer import TreePath
 from imgpull.store.snapshots.merged import MergedTree
 from imgpull.store.snapshots.node import Node
 from imgpull.unpack.entry import Entry
 from imgpull.unpack.marks import Marks
-from imgpull.unpack.metadata import Metadata, attributes_of
+from imgpull.unpack.metadata import Metadata
 from imgpull.unpack.owntree import Directory, Inode, OwnTree
 from imgpull.unpack.paths import Paths, Place
-from imgpull.unpack.refusals import invalid, unsafe
+from imgpull.unpack.refusals import invalid, typed_errors, unsafe
 
 __all__ = ["HardLinks"]
 
 _CANT_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """Another file system, one without hard links, or fs.protected_hardlinks: then it is copied, inode for inode."""
-_COPY_BYTES = 1 << 20
+_MOST_STAND_INS = 16_384
+"""In one layer: each takes some 400 bytes. And links of one inode, with those it has below: file systems take 32 000
+at least, so upon its parents the layer would not have met that bound, not even with names that were replaced since."""
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class HardLinks:
     """Makes the hard links of one layer; :meth:`bring` completes the groups once its whiteouts are known.
 
-    ``lower``: the parents' view, or None while it is not known."""
+    ``lower``: the parents' view, or None while it is not known. What loops over links raises PullCancelledError once
+    ``cancel`` has fired."""
 
-    def __init__(self, tree: OwnTree, paths: Paths, lower: MergedTree | None, metadata: Metadata, layer: str) -> None:
+    def __init__(
+        self,
+        tree: OwnTree,
+        paths: Paths,
+        lower: MergedTree | None,
+        metadata: Metadata,
+        layer: str,
+        cancel: Cancellation,
+    ) -> None:
         self._tree = tree
         self._paths = paths
         self._lower = lower
         self._metadata = metadata
         self._layer = layer
+        self._cancel = cancel
+        self._stand_ins = 0  # ever made: upon the parents each would have been a link
         self._targets: dict[TreePath, Node] = {}
         self._awaited: dict[TreePath, None] = {}  # targets that the parents must have
         self._copies: dict[Inode, list[TreePath]] = {}  # lower inode → names of its copy, perhaps replaced since
@@ -83,7 +99,7 @@ class HardLinks:
         if known in tree.modes:
             tree.modes[link] = tree.modes[known]
         if known in tree.stand_ins:
-            tree.stand_ins[link] = tree.stand_ins[known]
+            self._note_stand_in(link, tree.stand_ins[known])
         if known in tree.copies:
             self._note_copy(tree.copies[known], link)
 
@@ -132,27 +148,19 @@ class HardLinks:
     def _copy(self, node: Node, parent: Directory, name: bytes) -> None:
         """A new inode with all that the lower one has."""
         directory_fd = self._tree.fd(parent)
-        shown = b"/".join(node.path)
-        if node.is_symlink:
-            os.symlink(node.readlink(), name, dir_fd=directory_fd)
-            self._metadata.finish_special(directory_fd, name, attributes_of(node), shown, link=True)
-        elif node.is_regular:
-            own_fd = os.open(name, _CREATE, 0o600, dir_fd=directory_fd)
-            try:
-                _copy_data(node, own_fd)
-                self._metadata.finish_file(own_fd, attributes_of(node), shown)
-            finally:
-                os.close(own_fd)
+        if not copy_node(node, directory_fd, name):
+            raise invalid(self._layer, b"/".join(node.path), "is a device that can be neither linked nor made here")
+        if node.is_regular:
             self._tree.size_bytes += node.stat.st_size
-        else:
-            raise invalid(self._layer, shown, "is a device or FIFO that can't be hard linked here")
+            if not self._metadata.privileged and not node.permissions & stat.S_IRUSR:
+                # As Metadata does: we could not read it.
+                os.chmod(name, node.permissions | stat.S_IRUSR, dir_fd=directory_fd)
         self._tree.inodes += 1
         self._note_copy(_inode(node), (*parent.path, name))
 
     # -- while the parents are not known -------------------------------------------------------------------------
 
     def _stand_in(self, target: TreePath, parent: Directory, name: bytes) -> None:
-        self._awaited.setdefault(target)
         try:
             fd = os.open(name, _CREATE, 0, dir_fd=self._tree.fd(parent))
         except FileExistsError:
@@ -160,7 +168,13 @@ class HardLinks:
             fd = os.open(name, _CREATE, 0, dir_fd=self._tree.fd(parent))
         os.close(fd)
         self._tree.inodes += 1
-        self._tree.stand_ins[(*parent.path, name)] = target
+        self._note_stand_in((*parent.path, name), target)
+
+    def _note_stand_in(self, link: TreePath, target: TreePath) -> None:
+        self._stand_ins += 1
+        if self._stand_ins <= _MOST_STAND_INS:
+            self._awaited.setdefault(target)
+            self._tree.stand_ins[link] = target
 
     @property
     def awaits(self) -> bool:
@@ -168,9 +182,15 @@ class HardLinks:
         return bool(self._awaited)
 
     def holds(self, lower: MergedTree) -> bool:
-        """Whether each target is there and behaves as its stand-in did."""
-        nodes = (lower.lookup(target) for target in self._awaited)
-        return all(node is not None and not node.is_directory and not node.is_symlink for node in nodes)
+        """Whether each target is there, behaves as its stand-in did, and takes as many links as there were."""
+        for target in self._awaited:
+            self._cancel.raise_if_cancelled()
+            node = lower.lookup(target)
+            if node is None or node.is_directory or node.is_symlink:
+                return False
+            if node.stat.st_nlink + self._stand_ins > _MOST_STAND_INS:
+                return False
+        return True
 
     def complete(self, lower: MergedTree) -> None:
         """Put the links in the places of what stands in for them; :meth:`holds` is true."""
@@ -179,10 +199,12 @@ class HardLinks:
             assert node is not None
             self._targets[target] = node
         for link, target in tuple(self._tree.stand_ins.items()):
-            parent = self._tree.state(link[:-1])
-            assert isinstance(parent, Directory)
-            self._tree.clear(parent, link[-1])
-            self._link_lower(self._targets[target], parent, link[-1])
+            self._cancel.raise_if_cancelled()
+            with typed_errors(self._layer, b"/".join(link)):
+                parent = self._tree.state(link[:-1])
+                assert isinstance(parent, Directory)
+                self._tree.clear(parent, link[-1])
+                self._link_lower(self._targets[target], parent, link[-1])
 
     # -- once the whiteouts are known ----------------------------------------------------------------------------
 
@@ -197,9 +219,11 @@ class HardLinks:
                     groups[path[:-1]] = _groups(lower, path[:-1])
                 names = groups[path[:-1]].get(_inode(node), names)
             for other in names:
-                parent = self._showing_parent(other.path) if not marks.hides(other.path) else None
-                if parent is not None:
-                    self._link_lower(other, parent, other.name)
+                self._cancel.raise_if_cancelled()
+                with typed_errors(self._layer, b"/".join(other.path)):
+                    parent = self._showing_parent(other.path) if not marks.hides(other.path) else None
+                    if parent is not None:
+                        self._link_lower(other, parent, other.name)
 
     def _showing_parent(self, path: TreePath) -> Directory | None:
         """This layer's directory for a lower path that still shows through; None where it doesn't."""
@@ -226,14 +250,3 @@ def _groups(lower: MergedTree, directory: TreePath) -> dict[Inode, list[Node]]:
         if node.stat.st_nlink > 1 and not node.is_directory:
             found.setdefault(_inode(node), []).append(node)
     return found
-
-
-def _copy_data(node: Node, own_fd: int) -> None:
-    fd = node.open(os.O_RDONLY)
-    try:
-        while block := os.read(fd, _COPY_BYTES):
-            view = memoryview(block)
-            while view:
-                view = view[os.write(own_fd, view) :]
-    finally:
-        os.close(fd)

@@ -16,15 +16,13 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from imgpull.errors import StoreError
+from imgpull.store.snapshots.copying import HOST_XATTRS, OVERLAY_XATTRS
 from imgpull.store.snapshots.node import Node
 from imgpull.unpack.entry import NO_XATTRS, Entry
 from imgpull.unpack.refusals import invalid, unsafe
 
 __all__ = ["DEFAULT_DIRECTORY", "Attributes", "Metadata", "attributes_of"]
 
-_OVERLAY = (b"trusted.overlay.", b"user.overlay.")
-_HOST_POLICY = (b"security.selinux", b"security.ima", b"security.evm")
-"""Labels of the machine that built the image (umoci leaves them out too)."""
 _PRIVILEGED = (b"security.", b"trusted.")
 _NOT_SUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _TOO_LARGE = (errno.ENOSPC, errno.E2BIG)
@@ -51,7 +49,7 @@ def attributes_of(source: Entry | Node) -> Attributes:
     if isinstance(source, Entry):
         return Attributes(source.mode, source.uid, source.gid, source.mtime_ns, source.xattrs)
     status = source.stat
-    left_out = (*_OVERLAY, *_HOST_POLICY)
+    left_out = (*OVERLAY_XATTRS, *HOST_XATTRS)
     xattrs = {name: value for name, value in source.xattrs().items() if not name.startswith(left_out)}
     return Attributes(source.permissions, status.st_uid, status.st_gid, status.st_mtime_ns, xattrs)
 
@@ -123,9 +121,9 @@ class Metadata:
 
     def _set_xattrs(self, target: int | bytes, xattrs: Mapping[bytes, bytes], name: bytes) -> None:
         for key, value in xattrs.items():
-            if key.startswith(_OVERLAY):
+            if key.startswith(OVERLAY_XATTRS):
                 raise unsafe(self._layer, name, f"has the attribute {os.fsdecode(key)!r}, an instruction to overlayfs")
-            if key in _HOST_POLICY:
+            if key in HOST_XATTRS:
                 self.skipped["xattrs of the build host's policy (selinux, ima, evm)"] += 1
             elif not self.privileged and key.startswith(_PRIVILEGED):
                 self.skipped["xattrs (not root)"] += 1

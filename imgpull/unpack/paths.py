@@ -11,19 +11,18 @@ from collections.abc import Sequence
 
 from imgpull.limits import Limits
 from imgpull.store.snapshots.layer import TreePath
+from imgpull.store.snapshots.merged import MOST_LINKS_FOLLOWED
 from imgpull.unpack.assumption import Leading
 from imgpull.unpack.marks import Marks
 from imgpull.unpack.owntree import Directory, OwnTree
 from imgpull.unpack.refusals import exceeded, unsafe
 
-__all__ = ["Paths", "Place"]
+__all__ = ["WHITEOUT_PREFIX", "Paths", "Place"]
 
-_HOPS = 255
-"""Symbolic links followed for one name: filepath-securejoin's figure, which containerd and runc go by."""
+WHITEOUT_PREFIX = b".wh."
 _STEPS = 4_096
 """Components walked for one name, those of links included: 255 links of 2 000 components would be half a million."""
 _REMEMBERED = 4_096
-_RESERVED = b".wh."
 
 
 class Place:
@@ -123,7 +122,7 @@ class Paths:
                 if target.startswith(b"/"):
                     place.restart()
                 pending.extend(reversed(target.split(b"/")))
-            if steps > _STEPS or hops > _HOPS:
+            if steps > _STEPS or hops > MOST_LINKS_FOLLOWED:
                 raise unsafe(self._layer, name, "leads through too many symbolic links")
             if len(place.path) > self._limits.path_depth:
                 raise exceeded(self._layer, name, "lies too deep", "path_depth")
@@ -166,7 +165,7 @@ class Paths:
         """
         where = self._tree.root
         for part, own in zip(place.path, place.own[1:], strict=True):
-            if own is None and part.startswith(_RESERVED):
+            if own is None and part.startswith(WHITEOUT_PREFIX):
                 raise unsafe(self._layer, name, "leads into a directory with a whiteout's name")
             where = own or self.make_directory(where, part)
         return where

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from imgpull.errors import (
     ImgpullError,
@@ -14,7 +16,7 @@ from imgpull.errors import (
     UnsafeEntryError,
 )
 
-__all__ = ["exceeded", "from_os_error", "invalid", "unsafe"]
+__all__ = ["exceeded", "from_os_error", "invalid", "typed_errors", "unsafe"]
 
 _SHOWN_CHARACTERS = 200
 _UNSAFE = {
@@ -23,6 +25,7 @@ _UNSAFE = {
     errno.EMLINK: "is one hard link more than the file system takes",
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 
 
 def _where(layer: str, name: bytes) -> str:
@@ -57,5 +60,19 @@ def from_os_error(layer: str, name: bytes, error: OSError) -> ImgpullError:
         return unsafe(layer, name, what)
     if error.errno in _FULL:
         return StoreFullError(f"{_where(layer, name)}: no space left in the store: free some, then pull again")
+    if error.errno in _TOO_MANY_OPEN:
+        what = "too many files are open: raise the limit (ulimit -n), or unpack fewer layers at once"
+        return StoreError(f"{_where(layer, name)} can't be unpacked, {what}")
     reason = error.strerror or type(error).__name__
     return StoreError(f"{_where(layer, name)} can't be unpacked ({reason}): check the store's file system")
+
+
+@contextmanager
+def typed_errors(layer: str, name: bytes | Callable[[], bytes]) -> Iterator[None]:
+    """Raises what the kernel refuses in the block as one of our own errors; ``name`` is the entry's."""
+    try:
+        yield
+    except ImgpullError:
+        raise
+    except OSError as error:
+        raise from_os_error(layer, name if isinstance(name, bytes) else name(), error) from error

@@ -6,6 +6,7 @@ of directories, and last of all their attributes, since whatever is made or take
 
 from __future__ import annotations
 
+from imgpull.locking import Cancellation
 from imgpull.store.snapshots.layer import Journal, TreePath
 from imgpull.store.snapshots.merged import MergedTree
 from imgpull.unpack.links import HardLinks
@@ -24,13 +25,15 @@ def settle(
     whiteouts: Whiteouts,
     lower_links: set[TreePath],
     metadata: Metadata,
+    cancel: Cancellation,
 ) -> Journal:
-    """Finish ``tree`` upon ``lower``; returns what it hides there. Raises UnpackError, WhiteoutOrderError, OSError.
+    """Finish ``tree`` upon ``lower``; returns what it hides there. Raises UnpackError, WhiteoutOrderError, OSError,
+    PullCancelledError.
 
     ``lower_links``: symbolic links of lower layers that entries were led through.
     """
     links.complete(lower)
-    whiteouts.resolve(lower, lower_links)
+    whiteouts.resolve(lower, lower_links, cancel)
     marks = whiteouts.marks
     links.bring(lower, marks)
     order = [tree.root]
@@ -39,6 +42,7 @@ def settle(
         if not directory.below and directory.parent is not None and directory.parent.below:
             marks.opaque(directory.path)
     for directory in order:
+        cancel.raise_if_cancelled()
         attributes = directory.attributes or _implied(directory, lower, marks)
         true_mode = metadata.finish_directory(tree.fd(directory), attributes, b"/".join(directory.path))
         if true_mode is not None:

@@ -15,7 +15,7 @@ import logging
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from imgpull.locking import Cancellation, KeyedLock, Slot, Slots
 from imgpull.oci import Digest
 from imgpull.store import IngestEnded, Parts, Store, Waiting
 from imgpull.store.images import Layer
-from imgpull.store.snapshots import Active, LayerTree
+from imgpull.store.snapshots import Active, LayerTree, MergedTree
 from imgpull.unpack.applier import Applied, WhiteoutOrderError
 from imgpull.unpack.assumption import Assumption, Leading, Parents
 from imgpull.unpack.decompress import Readable
@@ -41,7 +41,6 @@ __all__ = ["LayerSource", "Pull", "Shop", "Step", "Way", "prepare"]
 Way = Literal["direct", "settled", "again"]
 """Upon its committed parent · without it, then settled · without it, in vain, then upon it."""
 
-_PREPARE_TRIES = 3  # containerd core/unpack: an active snapshot "already exists", its chain does not; rare, so log it
 _log = logging.getLogger("imgpull.unpack")
 
 
@@ -101,6 +100,8 @@ class Step:
         self._labels = labels
         self.scratch: Path | None = None
         """Where it is being applied."""
+        self.moves = 0
+        """Rises whenever this layer is to be looked for elsewhere, or in whole; written by its own thread alone."""
         self.filled = threading.Event()
         """Set when all its entries were applied, or never will be by this step."""
         self.committed = False
@@ -118,6 +119,7 @@ class Step:
             state = self._make()
             self.kept.enter_context(self._shop.store.snapshots.hold(self.chain_id))
             self._told(state)
+            self._move(None)
             self.committed = True
             self.end()
         if self.below is not None and self.below.committed:
@@ -135,7 +137,7 @@ class Step:
         hidden: Marks | None = None
         failed = False
         while (active := prepare(self._shop.store, self.chain_id, self._labels)) is not None:
-            self.scratch = active.path
+            self._move(active.path)
             try:
                 way = self._apply(active, hidden)
             except BaseException as error:
@@ -153,59 +155,92 @@ class Step:
             _log.debug("layer %s leads through links of its parents: applied again", self._layer.digest)
         return "exists"
 
+    def _move(self, scratch: Path | None) -> None:
+        self.scratch = scratch
+        self.moves += 1
+
     def _remove(self, active: Active) -> None:
-        self.scratch = None
+        self._move(None)
         with suppress(SnapshotNotFoundError):  # what failed may have come after the commit
             self._shop.store.snapshots.remove(active.key)
 
     def _apply(self, active: Active, hidden: Marks | None) -> Way | None:
         """Apply and commit; None where what was assumed of the parents is not true."""
-        with ExitStack() as closing:
-            leading, draft = self._fill(active, hidden, closing)
-            lower = leading.known
-            if lower is None:
-                self._await_parent()
-                lower = closing.enter_context(self._shop.store.snapshots.merged(self._parent))
-                if not draft.holds(lower):
-                    return None
-            self._commit(active, draft.settle(lower))
-        return "direct" if leading.known is not None else "settled"
+        with ExitStack() as lease:  # on the parent, until the commit is done
+            settled = self._settle(active, hidden, lease)
+            if settled is None:
+                return None
+            way, applied = settled
+            # Nothing is open any more: a commit waits for the disk, and many do so at once.
+            self._commit(active, applied)
+        return way
 
-    def _fill(self, active: Active, hidden: Marks | None, closing: ExitStack) -> tuple[Leading, Draft]:
-        """Apply the entries, in a slot; upon the parents' view where they are committed by now."""
+    def _settle(self, active: Active, hidden: Marks | None, lease: ExitStack) -> tuple[Way, Applied] | None:
+        way: Way = "direct"
+        with ExitStack() as closing:
+            draft = self._fill(active, hidden, lease, closing)
+            lower = draft.lower
+            if lower is None:
+                way = "settled"
+                self._await_parent()
+            # In a slot, since a draft and its parents' view hold descriptors.
+            with self._shop.slots.take(self._pull.stop):
+                if lower is None:
+                    lower = self._parents(lease, closing)
+                    assert lower is not None, "the layer below holds it"
+                    if not draft.holds(lower):
+                        return None
+                return way, draft.settle(lower)
+
+    def _fill(self, active: Active, hidden: Marks | None, lease: ExitStack, closing: ExitStack) -> Draft:
+        """Apply the entries, in a slot."""
         pull, layer = self._pull, self._layer
         slot = self._shop.slots.take(pull.stop)
-        glimpse = Glimpse(lambda: self._await_bottom(slot), self._layers_below)
-        draft: Draft | None = None
-
-        @contextmanager
-        def waiting() -> Iterator[None]:
-            glimpse.close()  # many may wait: eight layers of each pull
-            if draft is not None:
-                draft.rest()
-            with slot.lent():
-                yield
-
-        with pull.source.open(layer.digest, pull.stop, waiting) as readable, slot, glimpse:
+        resting: list[Draft] = []
+        with pull.source.open(layer.digest, pull.stop, lambda: _waiting(slot, resting)) as readable, slot:
             self._told("unpacking")
-            leading: Leading
-            if self.below is None or self.below.committed:
-                leading = Parents(closing.enter_context(self._shop.store.snapshots.merged(self._parent)))
-            else:
-                leading = Assumption(glimpse.link_target)
-            draft = closing.enter_context(Draft(layer, active, leading, self._shop.limits, hidden))
-            draft.fill(readable, pull.stop)
+            leading = self._leading(slot, lease, closing)
+            draft = closing.enter_context(Draft(layer, active, leading, self._shop.limits, pull.stop, hidden))
+            resting.append(draft)
+            draft.fill(readable)
+        self.moves += 1
         self.filled.set()
-        return leading, draft
+        return draft
+
+    def _leading(self, slot: Slot, lease: ExitStack, closing: ExitStack) -> Leading:
+        """The parents, where they are committed by now."""
+        lower = self._parents(lease, closing)
+        if lower is not None:
+            return Parents(lower)
+        glimpse = Glimpse(lambda: self._await_bottom(slot), self._layers_below, self._moves_below)
+        return Assumption(glimpse.link_target, glimpse.close)
+
+    def _parents(self, lease: ExitStack, closing: ExitStack) -> MergedTree | None:
+        """The parents' view, None where they are not on disk. By whom they were committed does not matter."""
+        snapshots = self._shop.store.snapshots
+        if self._parent is not None:
+            try:
+                lease.enter_context(snapshots.hold(self._parent))
+            except SnapshotNotFoundError:
+                return None
+        return closing.enter_context(snapshots.merged(self._parent))
 
     def _await_bottom(self, slot: Slot) -> None:
         """Until the bottom layer's entries are applied: as a rule it has the links that others lead through."""
         bottom = self
         while bottom.below is not None:
             bottom = bottom.below
-        with slot.lent():
-            bottom.filled.wait()
-            self._pull.stop.raise_if_cancelled()
+        if not bottom.filled.is_set():
+            with slot.lent():
+                bottom.filled.wait()
+        self._pull.stop.raise_if_cancelled()
+
+    def _moves_below(self) -> int:
+        moves, step = 0, self.below
+        while step is not None:
+            moves += step.moves
+            step = step.below
+        return moves
 
     def _layers_below(self) -> list[LayerTree]:
         """What the layers below lie in now, bottom first; nothing for one that has not begun."""
@@ -251,20 +286,21 @@ class Step:
             self._pull.say(LeftOut(layer.digest, layer.chain_id, tuple(sorted(applied.skipped.items()))))
 
 
+@contextmanager
+def _waiting(slot: Slot, resting: Sequence[Draft]) -> Iterator[None]:
+    """While this thread waits for bytes, as eight layers of each pull may, it keeps neither a slot nor descriptors."""
+    for draft in resting:
+        draft.rest()
+    with slot.lent():
+        yield
+
+
 def prepare(store: Store | Parts, chain_id: Digest, labels: Mapping[str, str]) -> Active | None:
     """An active snapshot to apply a layer to, or None when its chain is provided already.
 
     Without a parent, which is given at the commit: a layer's own directory inherits nothing, whether its parent is
     known or not, and what the layer does not say of the root is settled like any other implied directory.
     """
-    for attempt in range(1, _PREPARE_TRIES + 1):
-        key = f"apply-{secrets.token_hex(8)} {chain_id}"
-        try:
-            return store.snapshots.prepare(key, target=chain_id, labels=labels)
-        except AlreadyExistsError:
-            if chain_id in store.snapshots:
-                return None
-            if attempt == _PREPARE_TRIES:
-                raise
-            _log.debug("active snapshot %s exists, but chain %s does not: trying again", key, chain_id)
-    raise AssertionError("unreachable")
+    with suppress(AlreadyExistsError):
+        return store.snapshots.prepare(f"apply-{secrets.token_hex(8)} {chain_id}", target=chain_id, labels=labels)
+    return None

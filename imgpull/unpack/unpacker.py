@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
-from imgpull.errors import AlreadyExistsError
+from imgpull.errors import AlreadyExistsError, SnapshotNotFoundError
 from imgpull.events import EventSink, LayerChanged
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation, KeyedLock, Slots
@@ -85,11 +86,10 @@ class Unpacker:
             if active is None:
                 return
             try:
-                snapshots.commit(
-                    EMPTY_CHAIN_ID, active.key, journal=Journal(), diff_id=EMPTY_CHAIN_ID, size_bytes=0, inodes=1
-                )
-            except AlreadyExistsError:
-                snapshots.remove(active.key)
-            except BaseException:
-                snapshots.remove(active.key)
-                raise
+                with suppress(AlreadyExistsError):
+                    snapshots.commit(
+                        EMPTY_CHAIN_ID, active.key, journal=Journal(), diff_id=EMPTY_CHAIN_ID, size_bytes=0, inodes=1
+                    )
+            finally:
+                with suppress(SnapshotNotFoundError):  # committed: the key is gone
+                    snapshots.remove(active.key)

@@ -11,20 +11,19 @@ from collections.abc import Sequence
 
 from imgpull.errors import UnsafeEntryError
 from imgpull.limits import Limits
+from imgpull.locking import Cancellation
 from imgpull.store.snapshots.layer import Journal, TreePath
-from imgpull.store.snapshots.merged import MergedTree
+from imgpull.store.snapshots.merged import MOST_LINKS_FOLLOWED, MergedTree
 from imgpull.unpack.entry import Entry
 from imgpull.unpack.marks import Marks
 from imgpull.unpack.owntree import Directory, OwnTree
-from imgpull.unpack.paths import Paths
+from imgpull.unpack.paths import WHITEOUT_PREFIX, Paths
 from imgpull.unpack.refusals import exceeded, unsafe
 
 __all__ = ["WhiteoutOrderError", "Whiteouts"]
 
-PREFIX = b".wh."
-_RESERVED = b".wh..wh."
+_AUFS = b".wh..wh."
 _OPAQUE = b".wh..wh..opq"
-_HOPS = 255
 
 
 class WhiteoutOrderError(UnsafeEntryError):
@@ -56,13 +55,13 @@ class Whiteouts:
         What it hides by the letter of its name ``paths`` is told at once. Raises UnsafeEntryError.
         """
         for part in parts[:-1]:
-            if part.startswith(_RESERVED):
+            if part.startswith(_AUFS):
                 return True  # aufs' own directories: .wh..wh.plnk, .wh..wh.orph
-            if part.startswith(PREFIX):
+            if part.startswith(WHITEOUT_PREFIX):
                 raise unsafe(self._layer, entry.name, "lies below a whiteout")
         base = parts[-1]
-        if not base.startswith(PREFIX) or (base.startswith(_RESERVED) and base != _OPAQUE):
-            return base.startswith(PREFIX)
+        if not base.startswith(WHITEOUT_PREFIX) or (base.startswith(_AUFS) and base != _OPAQUE):
+            return base.startswith(WHITEOUT_PREFIX)
         if len(parts) > self._limits.path_depth:
             raise exceeded(self._layer, entry.name, "lies too deep", "path_depth")
         # aufs made its whiteouts hard links of one another, and docker's oldest layers still have them.
@@ -73,23 +72,25 @@ class Whiteouts:
             self._opaques.add(directory)
             paths.hide(directory, None)
             return True
-        victim = base[len(PREFIX) :]
+        victim = base[len(WHITEOUT_PREFIX) :]
         if victim in (b"", b".", b".."):
             raise unsafe(self._layer, entry.name, "is a whiteout of nothing, or of a directory's own or parent's name")
         self._names.setdefault(directory, set()).add(victim)
         paths.hide(directory, victim)
         return True
 
-    def resolve(self, lower: MergedTree, lower_links: set[TreePath]) -> None:
+    def resolve(self, lower: MergedTree, lower_links: set[TreePath], cancel: Cancellation) -> None:
         """Find what the markers hide in ``lower``: :attr:`marks`. Raises WhiteoutOrderError where it is one of
-        ``lower_links``, through which entries were led."""
+        ``lower_links``, through which entries were led, and PullCancelledError."""
         marks = self.marks
         while self._opaques:
+            cancel.raise_if_cancelled()
             directory = self._opaques.pop()
             where = self._lower_directory(lower, directory)
             if where is not None:
                 marks.opaque(where)
         while self._names:
+            cancel.raise_if_cancelled()
             directory, names = self._names.popitem()
             where = self._lower_directory(lower, directory)
             if where is not None:
@@ -123,7 +124,7 @@ class Whiteouts:
                 if here is not None and self._tree.link_target(here, part) is not None:
                     return None
                 node = lower.lookup((*path, part))
-                if node is not None and node.is_symlink and hops < _HOPS:
+                if node is not None and node.is_symlink and hops < MOST_LINKS_FOLLOWED:
                     hops += 1
                     target = node.readlink()
                     if target.startswith(b"/"):

@@ -11,14 +11,16 @@ from collections.abc import Iterator, Mapping
 
 from imgpull.store.snapshots.node import Node
 
-__all__ = ["copy_node", "finish_directory", "inherit_directory", "remove_acls"]
+__all__ = ["HOST_XATTRS", "OVERLAY_XATTRS", "copy_node", "finish_directory", "inherit_directory", "remove_acls"]
 
 _BLOCK_BYTES = 1 << 20
 _PRIVATE = 0o600
 _SECTOR_BYTES = 512
 """Unit of ``st_blocks``, whatever the file system (stat(2))."""
-_HOST_XATTRS = (b"security.selinux", b"security.ima", b"security.evm")
-"""Labels by which this machine judges a file; the copy gets its own (policy P8)."""
+OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
+"""What the names of instructions to overlayfs begin with."""
+HOST_XATTRS = (b"security.selinux", b"security.ima", b"security.evm")
+"""Labels by which a machine judges a file, left out as by umoci; the copy gets its own (policy P8)."""
 _ACLS = ("system.posix_acl_default", "system.posix_acl_access")
 _COPY_ELSEWHERE = frozenset({errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF})
 """What copy_file_range says where this pair of file systems can't."""
@@ -118,7 +120,7 @@ def _make_special(status: os.stat_result, directory_fd: int, name: bytes) -> boo
 
 def _set_xattrs(xattrs: Mapping[bytes, bytes], place: int | bytes) -> None:
     for key, value in xattrs.items():
-        if key in _HOST_XATTRS or b".overlay." in key:
+        if key in HOST_XATTRS or key.startswith(OVERLAY_XATTRS):
             continue
         try:
             if isinstance(place, int):

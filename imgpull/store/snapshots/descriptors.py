@@ -66,9 +66,14 @@ class Descriptors:
             os.close(self._held.popitem(last=False)[1])
         return fd
 
-    def close(self) -> None:
-        """Close all of them. A second call does nothing."""
+    def release(self) -> None:
+        """Close all of them; what is asked for again is opened again."""
         with self.lock:
-            self._closed = True
             while self._held:
                 os.close(self._held.popitem()[1])
+
+    def close(self) -> None:
+        """:meth:`release` for good. A second call does nothing."""
+        with self.lock:
+            self._closed = True
+            self.release()

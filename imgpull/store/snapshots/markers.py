@@ -26,17 +26,20 @@ from imgpull.store.snapshots.descriptors import Descriptors
 from imgpull.store.snapshots.layer import LayerTree, TreePath
 from imgpull.store.snapshots.merged import MergedTree
 
-__all__ = ["hidden_below", "write_markers"]
+__all__ = ["MOST_MARKERS", "hidden_below", "write_markers"]
 
+MOST_MARKERS = 10_000
+"""In one view. An opaque directory that a layer itself lacks takes one for each name below."""
 _NO_NAMES: frozenset[bytes] = frozenset()
 _WHITEOUT = os.makedev(0, 0)
 
 
-def hidden_below(layer: LayerTree, below: MergedTree) -> dict[TreePath, set[bytes]]:
+def hidden_below(layer: LayerTree, below: MergedTree, most: int = MOST_MARKERS) -> dict[TreePath, set[bytes]]:
     """Directory of ``below`` → names in it that ``layer``, on top of it, hides by its journal and not by itself.
 
     Only what is there: overlayfs shows a whiteout that hides nothing when it lists a directory that no lower layer
-    has. The root's opaque mark is left to who stacks the layers: nothing below is stacked then.
+    has. The root's opaque mark is left to who stacks the layers: nothing below is stacked then. Raises OSError, E2BIG
+    for more than ``most`` names.
     """
     hidden: dict[TreePath, set[bytes]] = {}
     merging: set[TreePath] = set()
@@ -47,24 +50,20 @@ def hidden_below(layer: LayerTree, below: MergedTree) -> dict[TreePath, set[byte
                 continue
             if path and layer.hides(path[:-1], path[-1]):
                 continue
-            if path in layer.opaques:
-                _hide_contents(path, own, below, hidden)
-                continue
-            merging.add(path)
-            for name in layer.whiteouts.get(path, _NO_NAMES):
-                if _cuts((*path, name), own, below):
-                    hidden.setdefault(path, set()).add(name)
+            where, names = path, set[bytes]()
+            if path not in layer.opaques:
+                merging.add(path)
+                names = {name for name in layer.whiteouts.get(path, _NO_NAMES) if _cuts((*path, name), own, below)}
+            elif own.lookup(path) is not None:
+                where, names = path[:-1], {path[-1]}
+            else:  # said of a directory that the layer doesn't have: it stays, as it is below, and empty
+                names = below.names(path)
+            if names:
+                hidden.setdefault(where, set()).update(names)
+                most -= len(names)
+            if most < 0:
+                raise OSError(errno.E2BIG, f"more than {MOST_MARKERS} names to hide")
     return hidden
-
-
-def _hide_contents(path: TreePath, own: MergedTree, below: MergedTree, hidden: dict[TreePath, set[bytes]]) -> None:
-    if own.lookup(path) is not None:
-        hidden.setdefault(path[:-1], set()).add(path[-1])
-        return
-    # The layer says so of a directory it doesn't have: that stays, as it is below, and empty.
-    names = set(below.listdir(path))
-    if names:
-        hidden[path] = names
 
 
 def _cuts(path: TreePath, own: MergedTree, below: MergedTree) -> bool:

@@ -26,11 +26,11 @@ from imgpull.store.snapshots.descriptors import Descriptors
 from imgpull.store.snapshots.layer import LayerTree, TreePath
 from imgpull.store.snapshots.node import Node
 
-__all__ = ["MergedTree", "Node"]
+__all__ = ["MOST_LINKS_FOLLOWED", "MergedTree", "Node"]
 
 _KNOWN_DIRECTORIES = 4_096
-_HOPS = 255
-"""Symbolic links followed in one resolution, as filepath-securejoin; the kernel stops at 40."""
+MOST_LINKS_FOLLOWED = 255
+"""Symbolic links in one resolution: filepath-securejoin's figure, by which containerd and runc go."""
 
 _VISIBLE = frozenset(("st_mode", "st_ino", "st_dev", "st_nlink", "st_uid", "st_gid", "st_size"))
 
@@ -50,7 +50,8 @@ class MergedTree:
         self._descriptors = Descriptors(self.layers)
         # The table of directories below has the descriptors' lock: each look-up needs both.
         self._lock = self._descriptors.lock
-        self._directories: OrderedDict[TreePath, _Contributors] = OrderedDict()
+        # A directory that is missing is remembered, too: a deep name asks for each of its prefixes in turn.
+        self._directories: OrderedDict[TreePath, _Contributors | None] = OrderedDict()
         self._root = _root_contributors(self.layers)
 
     # -- looking up ----------------------------------------------------------------------------------------------
@@ -82,6 +83,11 @@ class MergedTree:
             if status is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), _display(child))
             yield Node(self._descriptors, child, names[name], status)
+
+    def names(self, path: TreePath) -> set[bytes]:
+        """Names in a directory, which is all that is looked at. Raises as :meth:`listdir`."""
+        with self._lock:
+            return set(self._names(path))
 
     def walk(self, top: TreePath = ()) -> Iterator[Node]:
         """Every entry at and below ``top``, a directory before what is in it, siblings in byte order."""
@@ -121,7 +127,7 @@ class MergedTree:
                 raise self._missing(child, given)
             if node.is_symlink and (follow_last or pending):
                 hops += 1
-                if hops > _HOPS:
+                if hops > MOST_LINKS_FOLLOWED:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), _display(given))
                 target = node.readlink()
                 if target.startswith(b"/"):
@@ -184,18 +190,22 @@ class MergedTree:
         depth = len(path)
         while depth and path[:depth] not in known:
             depth -= 1
-        contributors = self._root
+        contributors: _Contributors | None = self._root
         if depth:
             contributors = known[path[:depth]]
             known.move_to_end(path[:depth])
-        for end in range(depth + 1, len(path) + 1):
-            found = self._descend(contributors, path[: end - 1], path[end - 1])
-            if found is None:
-                return None
-            contributors = known[path[:end]] = found
-            if len(known) > _KNOWN_DIRECTORIES:
-                known.popitem(last=False)
+        while contributors is not None and depth < len(path):
+            contributors = self._descend(contributors, path[:depth], path[depth])
+            depth += 1
+            self._remember(path[:depth], contributors)
+        if depth < len(path):
+            self._remember(path, None)
         return contributors
+
+    def _remember(self, path: TreePath, contributors: _Contributors | None) -> None:
+        self._directories[path] = contributors
+        if len(self._directories) > _KNOWN_DIRECTORIES:
+            self._directories.popitem(last=False)
 
     def _descend(self, contributors: _Contributors, parent: TreePath, name: bytes) -> _Contributors | None:
         node = self._find(contributors, parent, name)
@@ -231,6 +241,10 @@ class MergedTree:
         return names
 
     # -- life cycle ----------------------------------------------------------------------------------------------
+
+    def release_descriptors(self) -> None:
+        """Close what is held open for speed; what is needed again is opened again."""
+        self._descriptors.release()
 
     def close(self) -> None:
         """Close every descriptor. A second call does nothing; using the tree afterwards raises ValueError."""

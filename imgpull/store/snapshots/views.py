@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +54,8 @@ class Materialised:
 
 class Views:
     """The directory ``root`` (``<store>/snapshots/views``). ``forms`` are tried in their order; by default a mount and,
-    where that can't be, a tree. A read-only store's lie in the system's directory for temporary files."""
+    where that can't be, a tree. A read-only store's lie in ``imgpull-views-<user ID>`` in the system's directory for
+    temporary files, whichever store it is."""
 
     def __init__(self, root: Path, forms: Sequence[ViewForm] | None, *, read_only: bool) -> None:
         self._root = root
@@ -67,10 +70,7 @@ class Views:
     def make(self, tree: MergedTree, closing: contextlib.ExitStack) -> Path:
         """The directory that shows ``tree``, until ``closing`` is closed. Raises StoreError."""
         with translated("show the snapshot in", self._root), contextlib.ExitStack() as undo:
-            if self._read_only:
-                place = Path(tempfile.mkdtemp(prefix="imgpull-view-"))
-            else:
-                place = undo.enter_context(make_private(self._root)).path
+            place = undo.enter_context(make_private(_temporary_root() if self._read_only else self._root)).path
             undo.callback(_remove, place)
             # One level down: the root's own mode may let others in.
             rootfs = place / "rootfs"
@@ -79,6 +79,18 @@ class Views:
                 raise StoreError(f"the snapshot can't be shown in {rootfs} in any form asked for", path=str(rootfs))
             closing.push(undo.pop_all())
             return rootfs
+
+
+def _temporary_root() -> Path:
+    """What dead processes left there is gone. Raises StoreError where it is somebody else's, OSError."""
+    root = Path(tempfile.gettempdir()) / f"imgpull-views-{os.geteuid()}"
+    make_directory(root)
+    # Anybody may have made it first: who can write there could put another tree in the place of a view.
+    status = os.lstat(root)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise StoreError(f"{root} is not a directory of this user alone: remove it, or set TMPDIR", path=str(root))
+    remove_dead(root, _remove_left)
+    return root
 
 
 def _remove(place: Path) -> None:

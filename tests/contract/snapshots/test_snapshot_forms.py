@@ -40,7 +40,8 @@ def attributes(number: int) -> Callable[[Path], None]:
         for directory in [path for path in (tree, *tree.rglob("*")) if path.is_dir()]:
             if ROOT:
                 os.chown(directory, number, number + 1)
-                os.setxattr(directory, "trusted.layer", str(number).encode())
+                for name in ("trusted.layer", "trusted.my.overlay.layer"):  # the second is no instruction to overlayfs
+                    os.setxattr(directory, name, str(number).encode())
             os.chmod(directory, 0o2700 + number)
             os.utime(directory, ns=(LONG_AGO, LONG_AGO + 1000 * number))
 

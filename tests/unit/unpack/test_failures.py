@@ -35,6 +35,7 @@ from imgpull.unpack.tar import TarReader
         (errno.ELOOP, UnsafeEntryError),
         (errno.EMLINK, UnsafeEntryError),
         (errno.EIO, StoreError),
+        (errno.EMFILE, StoreError),
     ],
 )
 def test_system_errors_are_typed(
@@ -92,6 +93,10 @@ def test_errors_of_the_source_pass_through(tmp_path: Path) -> None:
             applier.make(TarReader(broken(), LIMITS, LAYER))
     finally:
         os.close(root_fd)
+
+
+def test_too_many_open_files_have_a_remedy() -> None:
+    assert "ulimit -n" in str(from_os_error(LAYER, b"x", OSError(errno.EMFILE, "Too many open files")))
 
 
 def test_a_hostile_name_stays_on_one_line() -> None:

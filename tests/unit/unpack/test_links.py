@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from fakes.archives import Chain, D, F, H, S
+from fakes.archives import Chain, D, F, H, P, S
 from imgpull.errors import (
     InvalidArchiveError,
     UnsafeEntryError,
@@ -81,6 +81,20 @@ def test_where_linking_is_impossible_the_group_is_one_copy(
     assert node and (node.permissions, node.stat.st_mtime_ns, node.layer) == (0o640, 7 * 10**9, 1)
     assert (chain.read("a"), chain.read("t")) == (b"x" * 5000, b"a")
     assert (applied.inodes, applied.size_bytes) == (3, 5000)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the layer below is root's")
+def test_a_copy_is_one_that_its_owner_can_read(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "other device")
+
+    chain.apply(F("a", b"secret", mode=0), P("p"))
+    monkeypatch.setattr("imgpull.store.snapshots.node.Node.link_to", refuse)
+    chain.apply(H("b", "a"), H("q", "p"), privileged=False)
+    node = chain.node("b")
+    assert node and node.permissions == 0 and node.lifted
+    assert os.stat(os.path.join(chain.layers[-1].root, "b")).st_mode & 0o777 == 0o400
+    assert inodes(chain, "p", "q") == 1
 
 
 def test_a_copy_whose_name_was_replaced_is_not_linked(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:

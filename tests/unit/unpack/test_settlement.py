@@ -16,10 +16,11 @@ import pytest
 from fakes.archives import LAYER, LIMITS, Chain, D, F, H, P, S, archive, pieces
 from fakes.chains import TARGETS, random_entry
 from fakes.trees import read_tree
-from imgpull.errors import UnpackError
+from imgpull.errors import PullCancelledError, UnpackError
+from imgpull.locking import Cancellation
 from imgpull.store.snapshots.layer import LayerTree, TreePath
 from imgpull.store.snapshots.node import Node
-from imgpull.unpack import assumption
+from imgpull.unpack import assumption, links
 from imgpull.unpack.applier import Applied, Applier
 from imgpull.unpack.assumption import Assumption, Guess, Leading, Parents, link_target
 from imgpull.unpack.tar import TarReader
@@ -139,9 +140,85 @@ def test_copies_are_settled_as_one_inode(chain: Chain, monkeypatch: pytest.Monke
 
 
 def test_a_layer_that_assumes_too_much_is_applied_again(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assumption, "_REMEMBERED", 2)
+    monkeypatch.setattr(assumption, "_REMEMBERED_BYTES", 1000)
     assert fill_and_settle(chain, archive(F("a/x"), F("b/x")), lambda _: None) is not None
-    assert fill_and_settle(chain, archive(F("a/x"), F("b/x"), F("c/x")), lambda _: None) is None
+    assert fill_and_settle(chain, archive(*[F(f"{n}/x") for n in range(20)]), lambda _: None) is None
+    assert fill_and_settle(chain, archive(F("/".join(c * 200 for c in "nmo") + "/x")), lambda _: None) is None
+    assert fill_and_settle(chain, archive(F("a/x")), lambda path: b"l" * 1000 if len(path) == 1 else None) is None
+
+
+def test_a_layer_whose_links_may_be_too_many_is_applied_again(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upon its parents each of them is a link for a while, though another entry takes its place later."""
+    monkeypatch.setattr(links, "_MOST_STAND_INS", 4)
+    chain.apply(*BASE)  # a/f has two names
+    two = [H("x", "a/f"), H("y", "x")]
+    assert fill_and_settle(chain, archive(*two, F("x"), F("y")), lambda _: None) is not None
+    assert fill_and_settle(chain, archive(*two, F("x"), F("y"), H("z", "a/f")), lambda _: None) is None
+
+
+@pytest.mark.parametrize("name", ["z/x", "a/f"])
+def test_an_error_at_the_end_names_its_entry(chain: Chain, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def refuse(node: Node, fd: int, link: bytes) -> None:
+        if link == os.path.basename(name).encode():
+            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
+        real(node, fd, link)
+
+    chain.apply(*BASE)
+    real = Node.link_to
+    monkeypatch.setattr(Node, "link_to", refuse)
+    settled = fill_and_settle(chain, archive(H("z/x", "a/f")), lambda _: None)
+    assert settled and isinstance(settled.applied, UnpackError) and settled.applied.entry == name
+
+
+class After(Cancellation):
+    """Cancelled when it was asked a number of times."""
+
+    def __init__(self, asked: int) -> None:
+        super().__init__()
+        self.left = asked
+
+    def raise_if_cancelled(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            self.cancel()
+        super().raise_if_cancelled()
+
+
+def test_cancelled_at_every_step(chain: Chain) -> None:
+    """In each loop over entries, answers, links, marks and directories."""
+    chain.apply(*BASE)
+    entries = [F("d/x"), H("x", "a/f"), F("usr/.wh.lib"), F("a/.wh..wh..opq")]
+    ended: Counter[str] = Counter()
+    asked = 0
+    while not ended["settle"] or ended["done"] == 0:
+        ended[_cancelled_in(chain, archive(*entries), After(asked))] += 1
+        asked += 1
+    # Four entries; d, a and the link's target; a link, two marks, two names of its group, and two directories.
+    assert ended == {"make": 4, "holds": 3, "settle": 7, "done": 1}
+
+
+def _cancelled_in(chain: Chain, tar: bytes, cancel: Cancellation) -> str:
+    root = chain.place / f"draft{next(_numbers)}"
+    root.mkdir(mode=0o700)
+    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    step = "make"
+    try:
+        with (
+            chain.merged() as lower,
+            Applier(
+                root_fd, Assumption(lambda _: None), privileged=False, limits=LIMITS, layer=LAYER, cancel=cancel
+            ) as applier,
+        ):
+            applier.make(TarReader(pieces(tar), LIMITS, LAYER))
+            step = "holds"
+            assert applier.holds(lower)
+            step = "settle"
+            applier.settle(lower)
+    except PullCancelledError:
+        return step
+    finally:
+        os.close(root_fd)
+    return "done"
 
 
 @pytest.mark.parametrize("batch", range(5))

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,9 +23,10 @@ from fakes.trees import read_tree
 from imgpull.errors import InvalidArchiveError, PullCancelledError, RegistryUnavailableError
 from imgpull.events import Event, LayerChanged
 from imgpull.limits import Limits
-from imgpull.locking import Cancellation, KeyedLock, KeyedMutex, NoSuppression, Slots
+from imgpull.locking import Cancellation, KeyedLock, KeyedMutex, NoSuppression, Slot, Slots
 from imgpull.oci import Digest
 from imgpull.store import Store, Waiting
+from imgpull.store.snapshots import Snapshots
 from imgpull.unpack import LayerSource, Unpacker
 
 
@@ -80,12 +83,14 @@ def room(tmp_path: Path) -> Iterator[Bench]:
         yield made
 
 
-def open_places() -> list[str]:
-    """What this process has open."""
+def held_open() -> list[str]:
+    """Directories inside layers that this process has open, for speed alone."""
     found = []
     for number in os.listdir("/proc/self/fd"):
         with suppress(OSError):
-            found.append(os.readlink(f"/proc/self/fd/{number}"))
+            place = os.readlink(f"/proc/self/fd/{number}")
+            if re.search(r"/fs/.", place):
+                found.append(place)
     return found
 
 
@@ -137,6 +142,28 @@ def test_links_of_the_bottom_layer_are_seen_before_it_is_committed(room: Bench) 
     assert room.unpacker.ways["again"] == 0 and room.unpacker.ways["settled"] >= 1
     with room.store.snapshots.view(made.layers[2].chain_id) as rootfs:
         assert rootfs.read_bytes("usr/lib/x") == b"x"
+
+
+def test_the_slot_is_kept_where_the_bottom_layer_is_there_already(room: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To lend it would be to queue for it again, behind all others."""
+    made = image(archive(S("lib", "usr/lib")), archive(F("other")), archive(F("lib/x")))
+    source = GatedSource(made.blobs, digests(made))
+    lent, real = list[bool](), Slot.lent
+
+    def counted(slot: Slot) -> AbstractContextManager[None]:
+        lent.append(slot.held)
+        return real(slot)
+
+    monkeypatch.setattr(Slot, "lent", counted)
+    worker = room.start(made, source)
+    source.open_gate(made.layers[0].digest)
+    until(lambda: room.told(0, made, "applied"), "the bottom layer")
+    source.open_gate(made.layers[2].digest)
+    room.filled(2, made)
+    source.open_gate(made.layers[1].digest)
+    worker.outcome()
+    assert lent == [False] * 3  # each waited for its bytes, before it had a slot
+    assert room.unpacker.ways == {"direct": 2, "settled": 1}
 
 
 def test_a_link_that_nobody_could_see_has_the_layer_applied_again(room: Bench) -> None:
@@ -198,11 +225,70 @@ def test_who_waits_for_bytes_lends_its_slot(room: Bench) -> None:
     worker = room.start(made, Following())
     until(lambda: readers and readers[0].blocked.is_set(), "the reader to wait")
     until(lambda: room.slots.free, "its slot")
-    assert not [place for place in open_places() if place.endswith("/fs/d")]  # what it held open is closed
+    assert not held_open()
     room.unpack(other, GatedSource(other.blobs))
     gate.set()
     worker.outcome()
     assert room.has(0, made)
+
+
+def test_who_waits_for_bytes_upon_its_parents_holds_nothing_open(room: Bench) -> None:
+    base = image(archive(F("d/e/f")))
+    room.unpack(base, GatedSource(base.blobs))
+    made = image(*base.blobs.values(), archive(F("d/e/g", bytes(2048))))
+    gate, readers = threading.Event(), list[SlowReader]()
+
+    class Following:
+        @contextmanager
+        def open(self, digest: Digest, cancel: Cancellation, waiting: Waiting) -> Iterator[SlowReader]:
+            readers.append(SlowReader(made.blobs[digest], gate, cancel, waiting))
+            yield readers[0]
+
+    worker = room.start(made, Following())
+    until(lambda: readers and readers[0].blocked.is_set() and room.slots.free, "the reader to wait")
+    assert held_open() == []
+    gate.set()
+    worker.outcome()
+    assert room.unpacker.ways == {"direct": 2}
+
+
+def test_a_commit_holds_nothing_open(room: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the disk, out of any slot."""
+    base = [F(f"d{n}/e/f") for n in range(9)]
+    upper = [entry for n in range(9) for entry in (D(f"d{n}"), D(f"d{n}/e"), F(f"d{n}/e/g"))]
+    made = image(archive(*base), archive(*upper))
+    commit, held, free = Snapshots.commit, list[list[str]](), list[int]()
+
+    def looked_at(*arguments: Any, **more: Any) -> Any:
+        held.append(held_open())
+        free.append(room.slots.free)
+        return commit(*arguments, **more)
+
+    monkeypatch.setattr(Snapshots, "commit", looked_at)
+    source = GatedSource(made.blobs, digests(made))
+    worker = room.start(made, source)
+    source.open_gate(made.layers[1].digest)
+    room.filled(1, made)
+    source.open_gate(made.layers[0].digest)
+    worker.outcome()
+    assert room.unpacker.ways == {"direct": 1, "settled": 1}
+    assert held == [[], []] and free == [1, 1]
+
+
+def test_a_parent_on_disk_is_applied_upon_whoever_made_it(room: Bench) -> None:
+    """The layer below is on its way in this pull, too, when another pull (or process) has committed it."""
+    made = plain_image(2)
+    source = GatedSource(made.blobs, digests(made))
+    worker = room.start(made, source)
+    until(lambda: len(source.opened) == 2, "both keys to be taken")
+    single = image(made.blobs[made.layers[0].digest])
+    other = Unpacker(room.store, KeyedMutex(), room.slots, "overlay", Limits())
+    other.unpack(single.layers, single.descriptors, GatedSource(made.blobs), room.cancel, room.events.append)
+    source.open_gate(made.layers[1].digest)
+    until(lambda: room.has(1, made), "the upper layer")
+    source.open_gate(made.layers[0].digest)
+    worker.outcome()
+    assert room.unpacker.ways["direct"] == 2
 
 
 @pytest.mark.parametrize(("slots", "hands"), [(1, 4), (3, 6), (9, 8)])

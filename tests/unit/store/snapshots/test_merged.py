@@ -7,8 +7,10 @@ import os
 import random
 import stat
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -437,6 +439,37 @@ def test_a_thousand_levels_and_names_that_no_path_could_hold(tmp_path: Path) -> 
             assert sum(1 for _ in tree.walk()) == 1_201
     finally:
         remove_tree(tmp_path / "fs")
+
+
+def test_descriptors_released_are_opened_again(layers: Layers) -> None:
+    layers.add({"a/b/c/x": b"0"})
+    before = open_descriptors()
+    tree = layers.tree()
+    assert content(tree, "a/b/c/x") == b"0" and open_descriptors() > before
+    tree.release_descriptors()
+    assert open_descriptors() == before
+    assert content(tree, "a/b/c/x") == b"0"
+
+
+@pytest.mark.parametrize("there", [0, 1, 300])
+def test_to_look_for_each_prefix_of_a_name_costs_its_depth(layers: Layers, there: int) -> None:
+    """As whoever leads a name does, one component after the other: some of them are there, the rest is missing."""
+    layers.add({"/".join(["d"] * there) + "/x": b"0"} if there else {"x": b"0"})
+    path, tree = at("/".join(["d"] * 600)), layers.tree()
+    tree._directories = known = Counting()
+    for end in range(1, len(path) + 1):
+        assert (tree.lookup(path[:end]) is not None) is (end <= there)
+    assert known.asked <= 3 * len(path)
+
+
+class Counting(OrderedDict[TreePath, Any]):
+    """What is asked of it is a path, which to compare takes its length."""
+
+    asked = 0
+
+    def __contains__(self, path: object) -> bool:
+        self.asked += 1
+        return super().__contains__(path)
 
 
 def test_threads_share_a_tree(layers: Layers) -> None:

@@ -159,6 +159,32 @@ def test_below_an_opaque_root_nothing_is_stacked(place: Path) -> None:
     assert shown(layers, place) == read_tree(place / "top")
 
 
+def test_a_directory_that_would_take_too_many_markers_is_not_mounted(
+    place: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlay, "MOST_MARKERS", 10)
+    caplog.set_level("INFO")
+    base = LayerTree(write_tree(place / "base", {f"{name}/{number}": b"" for name in "de" for number in range(5)}))
+    void = [LayerTree(write_tree(place / f"void-{name}", {}), journal(opaque=(name,))) for name in "de"]
+    assert same([base, *void], place)
+    more = LayerTree(write_tree(place / "more", {"f": b""}))
+    last = LayerTree(write_tree(place / "last", {}), journal(gone=("f",)))
+    assert shown([base, *void, more, last], place / "again") is None
+    assert "names to hide" in caplog.text
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EMFILE])
+def test_what_is_wrong_with_the_disk_is_not_taken_for_want_of_whiteouts(
+    place: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(overlay, "write_markers", refuse)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        shown(many(place, 2, gone=True), place)
+
+
 def test_an_attribute_in_a_layer_does_not_redirect(place: Path) -> None:
     lower = write_tree(place / "lower", {"secret/f": b"0"})
     upper = write_tree(place / "upper", {"d": None})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -88,10 +89,43 @@ def test_a_read_only_store_is_not_linked_to(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with MergedTree([layer(tmp_path)]) as tree, contextlib.ExitStack() as closing:
         path = views(tmp_path, read_only=True).make(tree, closing)
-        assert path.parent.parent == tmp_path
+        assert path.parent.parent == tmp_path / f"imgpull-views-{os.geteuid()}"
+        assert stat.S_IMODE(path.parent.parent.stat().st_mode) == 0o700
         assert read_tree(path) == read_tree(tmp_path / "layer")
         assert not (path / "d/f").samefile(tmp_path / "layer/d/f")
     assert not path.parent.exists()
+
+
+def test_what_a_dead_process_left_of_a_read_only_store_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    can = Form(lambda place: True)
+    with MergedTree([layer(tmp_path)]) as tree, contextlib.ExitStack() as closing, contextlib.ExitStack() as other:
+        alive = views(tmp_path, can, read_only=True).make(tree, closing)
+        left = alive.parent.parent / "left by the dead"
+        (left / "rootfs").mkdir(parents=True)
+        views(tmp_path, can, read_only=True).make(tree, other)
+        assert alive.exists() and not left.exists()
+
+
+def test_a_directory_that_others_may_write_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    root = tmp_path / f"imgpull-views-{os.geteuid()}"
+    with MergedTree([layer(tmp_path)]) as tree, contextlib.ExitStack() as closing:
+        made = views(tmp_path, Form(lambda place: True), read_only=True)
+        root.symlink_to("elsewhere")
+        with pytest.raises(StoreError, match="of this user alone"):
+            made.make(tree, closing)
+        root.unlink()
+        root.mkdir()
+        root.chmod(0o770)
+        with pytest.raises(StoreError, match="of this user alone"):
+            made.make(tree, closing)
+        if os.geteuid() == 0:
+            root.chmod(0o700)
+            os.chown(root, 1, 1)
+            with pytest.raises(StoreError, match="of this user alone"):
+                made.make(tree, closing)
 
 
 def test_may_mount_tells_nothing_of_a_kernel_without_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
