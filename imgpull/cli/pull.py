@@ -83,7 +83,7 @@ class _Options:
     type=click.Choice(["full", "lazy", "drop"]),
     default="full",
     show_default=True,
-    help="Blobs kept: all, those that had to be fetched, or none once unpacked.",
+    help="Blobs kept: all, those that had to be fetched, or none once unpacked. An image here in full stays so.",
 )
 @click.option("--plain-http", is_flag=True, help="Speak HTTP to the registries of these references.")
 @click.option("--max-concurrent-fetches", type=click.IntRange(min=1), metavar="N", help="Blobs fetched at once.")
