@@ -109,6 +109,8 @@ def pull(settings: Settings, /, references: tuple[str, ...], file: IO[str] | Non
     output = Output(settings)
     good, code = _parsed(texts, parsed.keep_going, output)
     if not good:
+        if settings.json:
+            output.document([])
         return code
     with settings.open_store() as store, parsed.puller(store, good) as puller:
         batch = _Batch(puller, parsed, output)
