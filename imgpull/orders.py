@@ -91,8 +91,8 @@ def find(store: Parts, order: Order) -> Image | None:
 
 def is_complete(store: Parts, image: Image, order: Order) -> bool:
     """Whether everything that ``order`` promises is in the store."""
-    if order.unpack and image.chain_id not in store.snapshots:
-        return False
+    if order.unpack and not (image.unpacked and image.chain_id in store.snapshots):
+        return False  # another name's pull may have unpacked it: this record does not keep the snapshot
     if order.content == "full" and image.content != "full":
         return False  # though its blobs may be here: its record keeps none of them
     wanted = image.promised if order.unpack else image.blobs

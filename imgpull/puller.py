@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from imgpull.calls import Call
 from imgpull.errors import PullCancelledError, PullTimeoutError, RegistryError
-from imgpull.events import BlobChanged, EventSink, Resolved
+from imgpull.events import BlobChanged, BlobState, EventSink, Resolved
 from imgpull.fetch import Fetcher, Fetches
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation, Flight, Flights, KeyedLock, Landed, Slots, tell
@@ -51,7 +51,8 @@ class Puller:
     ``NoSuppression()`` turns it and the joining of pulls off. ``max_concurrent_fetches`` and
     ``max_concurrent_unpacks`` bound this Puller's work.
     ``content``: ``"full"`` keeps every blob of an image, ``"lazy"`` does not fetch a layer whose chain is unpacked,
-    ``"drop"`` removes a layer's blob, too, once its chain is unpacked and no other image keeps it.
+    ``"drop"`` removes a layer's blob, too, once its chain is unpacked and no other image keeps it. From an image that
+    is recorded as ``"full"`` and complete it removes nothing.
     ``plain_http``: registries (``host[:port]``) spoken to without TLS, beside those on loopback.
 
     Closing it (or leaving its ``with`` block) waits for its calls, not for work that goes on for another Puller's;
@@ -84,7 +85,7 @@ class Puller:
         self._traffic = store.process_wide(Traffic, "traffic") if self._shares else own
         self._max_concurrent_fetches = max_concurrent_fetches
         self._registry = connect(tuple(plain_http), hosts, credentials, self._limits)
-        slots = Slots(max_concurrent_unpacks or cpus())
+        slots = Slots(cpus() if max_concurrent_unpacks is None else max_concurrent_unpacks)
         self._unpacker = Unpacker(self._store, self._keys, slots, snapshotter, self._limits)
         self._fetcher = self._make_fetcher()
         self._lock = threading.Lock()  # guards _closed, and that nothing is added to _calls once it is set
@@ -219,9 +220,15 @@ class Puller:
     def _answer(self, call: Call, order: Order, resolution: Resolution, here: Image | None) -> None:
         """With the image that is here, where it is what was resolved and nothing of it is missing; else pull."""
         if here and here.digest == resolution.digest and is_complete(self._store, here, order):
-            call.finish(here)
+            self._finish_here(call, here)
         else:
             self._board_pull(call, order, resolution)
+
+    def _finish_here(self, call: Call, here: Image) -> None:
+        for layer in here.layers:
+            state: BlobState = "exists" if layer.digest in self._store.content else "skipped"
+            tell(call.say, BlobChanged(layer.digest, layer.size_bytes, state))
+        call.finish(here)
 
     def _board_resolution(self, call: Call, order: Order) -> None:
         def work(flight: Flight[Resolution]) -> Resolution:
@@ -246,7 +253,7 @@ class Puller:
         here = find(self._store, order) if may_fall_back else None
         if here and is_complete(self._store, here, order):
             _log.info("the registry could not be asked, using what is here: %s", error)
-            call.finish(here)
+            self._finish_here(call, here)
         else:
             call.fail(error)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,19 +90,22 @@ def usage_of(pid: int | None) -> Usage:
     user = system = 0
     largest = 0
     for process in _tree(pid) if pid is not None else ():
-        fields = _stat(process)
-        # proc(5): utime, stime and the same of children waited for, fields 14 to 17
-        user += int(fields[11]) + int(fields[13])
-        system += int(fields[12]) + int(fields[14])
-        largest = max(largest, _peak_bytes(process))
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since it was listed
+            fields = _stat(process)
+            # proc(5): utime, stime and the same of children waited for, fields 14 to 17
+            user += int(fields[11]) + int(fields[13])
+            system += int(fields[12]) + int(fields[14])
+            largest = max(largest, _peak_bytes(process))
     return Usage(user / ticks, system / ticks, largest)
 
 
 def _tree(pid: int) -> Iterator[int]:
     yield pid
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield from _tree(int(child))
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in tuple(Path(f"/proc/{pid}/task").iterdir()):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                for child in (task / "children").read_text().split():
+                    yield from _tree(int(child))
 
 
 def _stat(pid: int) -> list[str]:

@@ -7,6 +7,7 @@ Bad input is one line on stderr; a traceback is shown with ``-vv`` alone.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -73,5 +74,9 @@ def _report(error: BaseException, output: Output) -> int:
         case KeyboardInterrupt() | click.Abort():
             output.error("interrupted")
             return 130
+        case OSError(errno=errno.ENOSPC):  # of stdout: a store's full disk is a StoreError
+            output.error(f"the output could not be written: {error.strerror}")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
     output.error(f"internal error: {type(error).__name__}: {error}; please report it with the output of -vv")
     return 1

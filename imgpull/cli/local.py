@@ -103,8 +103,13 @@ def _printable(text: str) -> str:
 @click.pass_obj
 def tag(settings: Settings, reference: str, new: str) -> None:
     """Give an image another name; nothing is copied."""
+    from imgpull.orders import as_reference
+
     with settings.open_store() as store:
         store.images.tag(reference, new)
+    if settings.json:
+        document = {"reference": str(as_reference(reference)), "new": str(as_reference(new))}
+        Output(settings).document(document)
 
 
 @click.command(cls=Verb, example="imgpull rmi redis:7.2")
@@ -113,6 +118,8 @@ def tag(settings: Settings, reference: str, new: str) -> None:
 @click.pass_obj
 def rmi(settings: Settings, references: tuple[str, ...], platform: str | None) -> int:
     """Forget images by name. What no name needs any more stays until it is collected."""
+    from imgpull.orders import as_reference
+
     output = Output(settings)
     wanted = _read(platform)
     code = 0
@@ -125,7 +132,7 @@ def rmi(settings: Settings, references: tuple[str, ...], platform: str | None) -
                 output.failure(error, where=reference)
                 code = max(code, error.exit_code)
             else:
-                removed.append(reference)
+                removed.append(str(as_reference(reference)))
                 output.note(f"removed {reference}")
     if settings.json:
         output.document(removed)
@@ -181,12 +188,14 @@ def _address(text: str) -> tuple[str, int]:
 
 @contextmanager
 def _until_interrupted() -> Iterator[threading.Event]:
-    """SIGTERM, a supervisor's way to end a server, ends it as cleanly as Ctrl-C."""
+    """Ctrl-C or SIGTERM: how a server ends, so no error. Where a signal is ignored it stays so."""
     import signal
 
     ended = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda *_: ended.set()) for number in numbers}
     try:
         yield ended
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -83,7 +83,7 @@ class _Options:
     type=click.Choice(["full", "lazy", "drop"]),
     default="full",
     show_default=True,
-    help="Blobs kept: all, those that had to be fetched, or none once unpacked.",
+    help="Blobs kept: all, those that had to be fetched, or none once unpacked. An image here in full stays so.",
 )
 @click.option("--plain-http", is_flag=True, help="Speak HTTP to the registries of these references.")
 @click.option("--max-concurrent-fetches", type=click.IntRange(min=1), metavar="N", help="Blobs fetched at once.")
@@ -109,6 +109,8 @@ def pull(settings: Settings, /, references: tuple[str, ...], file: IO[str] | Non
     output = Output(settings)
     good, code = _parsed(texts, parsed.keep_going, output)
     if not good:
+        if settings.json:
+            output.document([])
         return code
     with settings.open_store() as store, parsed.puller(store, good) as puller:
         batch = _Batch(puller, parsed, output)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Writer", "WriterOwner"]
 
 _BLOCK_BYTES = 256 * 1024
-"""facts/choices.md: larger blocks gain nothing and cost memory per transfer."""
+"""Larger blocks gain nothing and cost memory per transfer."""
 
 
 class WriterOwner(Protocol):

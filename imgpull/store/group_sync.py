@@ -23,7 +23,7 @@ from imgpull.store.durability import Sync
 __all__ = ["EARLY_SECONDS", "GroupSync", "Writing"]
 
 EARLY_SECONDS = 0.3
-"""facts/choices.md: on a pull of 305 MB 1.12 to 1.19 times the time without any sync, for 1.23 without early ones."""
+"""On a pull of 305 MB 1.12 to 1.19 times the time without any sync, for 1.23 without early ones."""
 
 
 class Writing:

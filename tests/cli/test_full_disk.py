@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,3 +148,10 @@ def test_wherever_it_fills_up(
     assert_refused(command("-q", "pull", reference))
     disk.enlarge()
     assert_the_next_pull_finishes(command, reference, image)
+
+
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "imgpull", "--store", str(tmp_path), "images"]
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ran.returncode, ran.stderr.count("\n"), "internal" in ran.stderr) == (1, 1, False)

@@ -166,6 +166,33 @@ def test_who_joins_a_pull_has_its_layers_joined(registry: FakeRegistry, store: i
     assert (first.fetched_bytes > 0, second.fetched_bytes) == (True, 0)
 
 
+def test_a_name_whose_image_another_name_unpacked(registry: FakeRegistry, store: imgpull.Store) -> None:
+    """Its own record says so, too, and keeps the snapshot."""
+    registry.add(build(IMAGES), tag="one")
+    one, two = (f"{registry.address}/library/fake:{tag}" for tag in ("one", "two"))
+    with imgpull.Puller(store) as puller:
+        puller.pull(one, unpack=False)
+        store.images.tag(one, two)
+        puller.pull(one)
+        assert puller.pull(two, policy="missing").unpacked
+    assert store.images.get(two).unpacked
+
+
+def test_a_dropped_layer_is_not_said_to_be_here(registry: FakeRegistry, store: imgpull.Store) -> None:
+    image = build(IMAGES)
+    registry.add(image)
+    again = Tracker("again")
+    with imgpull.Puller(store, content="drop") as puller:
+        puller.pull(f"{registry.address}/library/fake")
+        puller.pull(f"{registry.address}/library/fake", progress=again)
+    assert [again.outcome(layer.digest) for layer in image.layers] == ["skipped", "skipped"]
+
+
+def test_no_slot_to_unpack_in(store: imgpull.Store) -> None:
+    with pytest.raises(ValueError):
+        imgpull.Puller(store, max_concurrent_unpacks=0)
+
+
 def test_a_sink_that_fails_at_the_end_costs_nothing(registry: FakeRegistry, store: imgpull.Store) -> None:
     image = build(IMAGES)
     registry.add(image)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -228,7 +227,5 @@ echo '{"Username":"me","Secret":"secret"}'""",
 def test_nothing_is_left_running(docker_home: Path, programs: HelperPrograms) -> None:
     before = threading.active_count()
     write(docker_home, "exec yes")
-    began = time.monotonic()
     programs.get("test", SERVER)
-    assert time.monotonic() - began < 10  # killed at its limit, not waited for until the timeout
     assert threading.active_count() == before

@@ -1,4 +1,4 @@
-"""Compressed layers: what is read, what is refused, and that a bomb ends early (hostile.md 1E)."""
+"""Compressed layers: what is read, what is refused, and that a bomb ends early."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owners, modes, times, attributes and devices (hostile.md 1C), with and without privileges."""
+"""Owners, modes, times, attributes and devices, with and without privileges."""
 
 from __future__ import annotations
 

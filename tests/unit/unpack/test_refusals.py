@@ -1,4 +1,4 @@
-"""What is refused, what is contained, and that nothing leads outside (hostile.md 1A)."""
+"""What is refused, what is contained, and that nothing leads outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tar reader against vectors (hostile.md 1D) and against the standard library's and GNU's writers."""
+"""The tar reader against vectors and against the standard library's and GNU's writers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whiteouts and opaque directories (hostile.md 1B, image-spec layer.md)."""
+"""Whiteouts and opaque directories."""
 
 from __future__ import annotations
 
