@@ -89,6 +89,8 @@ def usage_of(pid: int | None) -> Usage:
     ticks = os.sysconf("SC_CLK_TCK")
     user = system = 0
     largest = 0
+    if pid is not None:
+        _stat(pid)  # a daemon that has died is a failure, a child of it that has ended is not
     for process in _tree(pid) if pid is not None else ():
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since it was listed
             fields = _stat(process)
