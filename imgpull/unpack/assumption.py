@@ -15,7 +15,7 @@ from imgpull.locking import Cancellation
 from imgpull.store.snapshots.layer import TreePath
 from imgpull.store.snapshots.merged import MergedTree
 
-__all__ = ["AssumedLinks", "Guess", "LowerLinks", "Parents", "link_target"]
+__all__ = ["AssumedLinks", "Guess", "KnownLinks", "LowerLinks", "link_target"]
 
 _REMEMBERED_BYTES = 8 << 20
 """Of answers, one for each directory that the layer only implies. A layer with more is applied again."""

@@ -23,9 +23,9 @@ __all__ = ["UnsettledLayer"]
 
 
 class UnsettledLayer:
-    """A layer in ``active``'s own directory, from its first byte until it is settled: ``with UnsettledLayer(…) as unsettled``.
+    """A layer in ``active``'s own directory, from its first byte until it is settled. Use it in a ``with`` block.
 
-    ``lower_links``: the parents, or what is assumed of them. ``hidden``: what a WhiteoutOrderError of an earlier try said.
+    ``lower_links``: the parents, or what is assumed of them. ``hidden``: what a WhiteoutOrderError said.
     After an error what was written stays in ``active``, which the caller removes.
     """
 
@@ -72,7 +72,7 @@ class UnsettledLayer:
         except UnpackError as error:
             if not self._applier.assumes or not _may_be_the_parents_doing(error):
                 raise
-            self._refusal = error
+            self._refusal = error.with_traceback(None)  # or it would keep the frames, and they what was read
         else:
             self._verify(hasher)
         finally:

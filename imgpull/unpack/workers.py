@@ -15,8 +15,8 @@ _log = logging.getLogger("imgpull.unpack")
 
 
 def run_all(tasks: Sequence[Callable[[], None]], max_workers: int, stop: Cancellation) -> None:
-    """Do all tasks, ``max_workers`` of them at once: in this thread and in ``max_workers - 1`` of its own, which end before this
-    returns. ``stop`` is fired at the first error, which is raised, with those that came after it as notes."""
+    """Do all tasks, ``max_workers`` of them at once: in this thread and in others of its own, which end before
+    this returns. ``stop`` is fired at the first error, which is raised, with those that came after it as notes."""
     workers = _Workers(tasks, stop)
     name = threading.current_thread().name
     # Daemons, as the thread they work for: an interpreter that exits waits for no pull.

@@ -180,7 +180,8 @@ def test_a_limit_stops_the_transfer_at_once(registry: FakeRegistry, store: imgpu
 def test_a_limit_does_not_wait_for_what_is_assumed_of_the_parents(
     registry: FakeRegistry, store: imgpull.Store
 ) -> None:
-    below, bomb = build_layer({"below": random_bytes(100_000, 1)}), build_layer({f"implied/{name}": data for name, data in FILES.items()})
+    below = build_layer({"below": random_bytes(100_000, 1)})
+    bomb = build_layer({f"implied/{name}": data for name, data in FILES.items()})
     _, reference = add(registry, below, bomb)
     gate = registry.block(below.digest, at=10_000)
     with imgpull.Puller(store, limits=imgpull.Limits(layer_entries=50)) as puller:
