@@ -4,7 +4,7 @@ parents' tree with the layer unpacked onto it (image-spec layer.md, "Applying Ch
 Rules where tools differ (docs/decisions):
 
 - the last entry of a name wins; a directory over a directory keeps the contents and takes the attributes;
-- ``..`` in a name is refused, a leading ``/`` means nothing, targets of symbolic links are kept verbatim;
+- ``..`` in a name is refused, a lower_links ``/`` means nothing, targets of symbolic links are kept verbatim;
 - an entry whose parent is a symbolic link goes where the link leads inside the root, a directory entry *over* a
   symbolic link replaces it;
 - a parent that only lower layers have keeps its attributes; one that nobody has is 0755, root's, of 1970;
@@ -26,7 +26,7 @@ from imgpull.limits import Limits
 from imgpull.locking import Cancellation
 from imgpull.store.snapshots.layer import Journal
 from imgpull.store.snapshots.merged import MergedTree
-from imgpull.unpack.assumption import Leading
+from imgpull.unpack.assumption import LowerLinks
 from imgpull.unpack.entry import Entry, Kind
 from imgpull.unpack.links import HardLinks
 from imgpull.unpack.marks import Marks
@@ -66,7 +66,7 @@ class Applier:
     """Applies one archive, once: :meth:`make`, then :meth:`settle`. Use it in a ``with`` block.
 
     ``root_fd`` is an empty directory that nobody else writes to, opened for reading; it stays the caller's.
-    ``leading``: the parents, or what is assumed of them; then :meth:`holds` must be asked before settling.
+    ``lower_links``: the parents, or what is assumed of them; then :meth:`holds` must be asked before settling.
     ``privileged``: owners, devices and privileged attributes are set, not skipped. ``hidden``: see
     :class:`WhiteoutOrderError`. Each method that reads entries or looks at the parents raises PullCancelledError once
     ``cancel`` has fired.
@@ -75,7 +75,7 @@ class Applier:
     def __init__(
         self,
         root_fd: int,
-        leading: Leading,
+        lower_links: LowerLinks,
         *,
         privileged: bool,
         limits: Limits,
@@ -87,13 +87,13 @@ class Applier:
         self._cancel = cancel or Cancellation()
         self._layer = layer
         self._tree = OwnTree(root_fd)
-        self._leading = leading
-        self._paths = Paths(self._tree, leading, limits, layer)
+        self._lower_links = lower_links
+        self._paths = Paths(self._tree, lower_links, limits, layer)
         if hidden is not None:
             self._paths.hidden = hidden
         self._metadata = Metadata(root_fd, layer, privileged=privileged)
         self._whiteouts = Whiteouts(self._tree, limits, layer)
-        self._links = HardLinks(self._tree, self._paths, leading.known, self._metadata, layer, self._cancel)
+        self._links = HardLinks(self._tree, self._paths, lower_links.known, self._metadata, layer, self._cancel)
         self._previous: Attributes | None = None
         self._entries = 0
         self._name = b""  # of the entry that is being made
@@ -122,11 +122,11 @@ class Applier:
     @property
     def assumes(self) -> bool:
         """Whether what was made, or refused, rests on anything that only the parents can tell."""
-        return self._leading.assumes or self._links.awaits
+        return self._lower_links.assumes or self._links.awaits
 
     def holds(self, lower: MergedTree) -> bool:
         """Whether what was made without knowing the parents is what would have been made upon ``lower``."""
-        return self._leading.holds(lower, self._cancel) and self._links.holds(lower)
+        return self._lower_links.holds(lower, self._cancel) and self._links.holds(lower)
 
     def settle(self, lower: MergedTree) -> Applied:
         """Do what only the whole layer and its parents can tell. Raises as :meth:`make`, and WhiteoutOrderError."""

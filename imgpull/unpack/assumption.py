@@ -1,7 +1,7 @@
 """What a layer is taken to lie upon while its parents are still being unpacked.
 
 Of what lower layers have, one thing alone decides where an entry goes: whether a name on its way is a symbolic link,
-and to where. :class:`Assumption` answers with a guess, and remembers what it answered. Given the same answers the
+and to where. :class:`AssumedLinks` answers with a guess, and remembers what it answered. Given the same answers the
 entries are made in the same way, so where each of them turns out true, what was made is what serial application would
 have made; where one does not, the layer is applied again. How good the guesses are decides how often, and nothing else.
 """
@@ -15,7 +15,7 @@ from imgpull.locking import Cancellation
 from imgpull.store.snapshots.layer import TreePath
 from imgpull.store.snapshots.merged import MergedTree
 
-__all__ = ["Assumption", "Guess", "Leading", "Parents", "link_target"]
+__all__ = ["AssumedLinks", "Guess", "KnownLinks", "LowerLinks", "link_target"]
 
 _REMEMBERED_BYTES = 8 << 20
 """Of answers, one for each directory that the layer only implies. A layer with more is applied again."""
@@ -26,7 +26,7 @@ Guess = Callable[[TreePath], bytes | None]
 """The target of a symbolic link that the parents may have at this path, None for anything else."""
 
 
-class Leading(Protocol):
+class LowerLinks(Protocol):
     """What leads entries elsewhere: the parents, or an assumption about them."""
 
     known: MergedTree | None
@@ -44,11 +44,11 @@ class Leading(Protocol):
         """Whether all answers are true of ``lower``. Raises PullCancelledError."""
         return True
 
-    def rest(self) -> None:
+    def release_descriptors(self) -> None:
         """Close what is held open for speed; it is opened again when needed."""
 
 
-class Parents(Leading):
+class KnownLinks(LowerLinks):
     """Parents that are known."""
 
     def __init__(self, lower: MergedTree) -> None:
@@ -58,17 +58,17 @@ class Parents(Leading):
     def link_target(self, path: TreePath, /) -> bytes | None:
         return link_target(self._lower, path)
 
-    def rest(self) -> None:
+    def release_descriptors(self) -> None:
         self._lower.release_descriptors()
 
 
-class Assumption(Leading):
-    """Parents that are guessed at; ``rest`` closes what the guesses hold open."""
+class AssumedLinks(LowerLinks):
+    """Parents that are guessed at; ``release`` closes what the guesses hold open."""
 
-    def __init__(self, guess: Guess, rest: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, guess: Guess, release: Callable[[], None] = lambda: None) -> None:
         self.known: MergedTree | None = None
         self._guess = guess
-        self._rest = rest
+        self._release = release
         self._answers: dict[bytes, bytes | None] = {}  # a tuple of components would take five times the memory
         self._left_bytes = _REMEMBERED_BYTES
 
@@ -99,8 +99,8 @@ class Assumption(Leading):
                 return False
         return True
 
-    def rest(self) -> None:
-        self._rest()
+    def release_descriptors(self) -> None:
+        self._release()
 
 
 def link_target(lower: MergedTree, path: TreePath) -> bytes | None:

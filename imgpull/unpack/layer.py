@@ -14,18 +14,18 @@ from imgpull.oci import Digest, Hasher
 from imgpull.store.images import Layer
 from imgpull.store.snapshots import Active, MergedTree
 from imgpull.unpack.applier import Applied, Applier
-from imgpull.unpack.assumption import Leading
+from imgpull.unpack.assumption import LowerLinks
 from imgpull.unpack.decompress import Readable, decompressed
 from imgpull.unpack.marks import Marks
 from imgpull.unpack.tar import TarReader
 
-__all__ = ["Draft"]
+__all__ = ["UnsettledLayer"]
 
 
-class Draft:
-    """A layer in ``active``'s own directory, from its first byte until it is settled: ``with Draft(…) as draft``.
+class UnsettledLayer:
+    """A layer in ``active``'s own directory, from its first byte until it is settled. Use it in a ``with`` block.
 
-    ``leading``: the parents, or what is assumed of them. ``hidden``: what a WhiteoutOrderError of an earlier try said.
+    ``lower_links``: the parents, or what is assumed of them. ``hidden``: what a WhiteoutOrderError said.
     After an error what was written stays in ``active``, which the caller removes.
     """
 
@@ -33,22 +33,22 @@ class Draft:
         self,
         layer: Layer,
         active: Active,
-        leading: Leading,
+        lower_links: LowerLinks,
         limits: Limits,
         cancel: Cancellation,
         hidden: Marks | None = None,
     ) -> None:
-        self.lower = leading.known
+        self.lower = lower_links.known
         """The parents' view, where it was known from the beginning."""
         self._layer = layer
-        self._leading = leading
+        self._lower_links = lower_links
         self._limits = limits
         self._cancel = cancel
         self._refusal: UnpackError | None = None
         self._root_fd = os.open(active.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._applier = Applier(
             self._root_fd,
-            leading,
+            lower_links,
             privileged=os.geteuid() == 0,
             limits=limits,
             layer=layer.digest,
@@ -72,16 +72,16 @@ class Draft:
         except UnpackError as error:
             if not self._applier.assumes or not _may_be_the_parents_doing(error):
                 raise
-            self._refusal = error
+            self._refusal = error.with_traceback(None)  # or it would keep the frames, and they what was read
         else:
             self._verify(hasher)
         finally:
-            self.rest()  # it may lie for long now, among many
+            self.release_descriptors()  # it may lie for long now, among many
 
-    def rest(self) -> None:
+    def release_descriptors(self) -> None:
         """Close what is held open for speed, of the parents' view as well; it is opened again when needed."""
         self._applier.close()
-        self._leading.rest()
+        self._lower_links.release_descriptors()
 
     def _verify(self, hasher: Hasher) -> None:
         promised = self._layer.diff_id

@@ -37,7 +37,7 @@ _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class HardLinks:
-    """Makes the hard links of one layer; :meth:`bring` completes the groups once its whiteouts are known.
+    """Makes the hard links of one layer; :meth:`copy_up` completes the groups once its whiteouts are known.
 
     ``lower``: the parents' view, or None while it is not known. What loops over links raises PullCancelledError once
     ``cancel`` has fired."""
@@ -208,7 +208,7 @@ class HardLinks:
 
     # -- once the whiteouts are known ----------------------------------------------------------------------------
 
-    def bring(self, lower: MergedTree, marks: Marks) -> None:
+    def copy_up(self, lower: MergedTree, marks: Marks) -> None:
         """Bring the linked targets into this layer, and the other names their inodes have in the same directories,
         except those that this layer hides or replaces. Names elsewhere would cost a walk of all lower layers."""
         groups: dict[TreePath, dict[Inode, list[Node]]] = {}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from imgpull.limits import Limits
 from imgpull.store.snapshots.layer import TreePath
 from imgpull.store.snapshots.merged import MOST_LINKS_FOLLOWED
-from imgpull.unpack.assumption import Leading
+from imgpull.unpack.assumption import LowerLinks
 from imgpull.unpack.marks import Marks
 from imgpull.unpack.owntree import Directory, OwnTree
 from imgpull.unpack.refusals import exceeded, unsafe
@@ -65,7 +65,7 @@ class Place:
 class Paths:
     """Resolves names and makes the directories they imply. Parents once found are remembered until a link changes."""
 
-    def __init__(self, tree: OwnTree, lower: Leading, limits: Limits, layer: str) -> None:
+    def __init__(self, tree: OwnTree, lower: LowerLinks, limits: Limits, layer: str) -> None:
         self.hidden = Marks()
         """What is known by now to be hidden in lower layers: a symbolic link there leads nowhere."""
         self.lower_links: set[TreePath] = set()

@@ -35,7 +35,7 @@ def settle(
     links.complete(lower)
     whiteouts.resolve(lower, lower_links, cancel)
     marks = whiteouts.marks
-    links.bring(lower, marks)
+    links.copy_up(lower, marks)
     order = [tree.root]
     for directory in order:
         order.extend(directory.children.values())

@@ -1,4 +1,4 @@
-"""One layer of one image, on its way to a committed chain.
+"""One layer of one image, on its mode to a committed chain.
 
 ::
 
@@ -30,15 +30,15 @@ from imgpull.store import IngestEnded, Parts, Store, Waiting
 from imgpull.store.images import Layer
 from imgpull.store.snapshots import Active, LayerTree, MergedTree
 from imgpull.unpack.applier import Applied, WhiteoutOrderError
-from imgpull.unpack.assumption import Assumption, Leading, Parents
+from imgpull.unpack.assumption import AssumedLinks, KnownLinks, LowerLinks
 from imgpull.unpack.decompress import Readable
 from imgpull.unpack.glimpse import Glimpse
-from imgpull.unpack.layer import Draft
+from imgpull.unpack.layer import UnsettledLayer
 from imgpull.unpack.marks import Marks
 
-__all__ = ["LayerSource", "Pull", "Shop", "Step", "Way", "prepare"]
+__all__ = ["LayerSource", "ImageUnpack", "UnpackContext", "Step", "ApplyMode", "prepare"]
 
-Way = Literal["direct", "settled", "again"]
+ApplyMode = Literal["direct", "settled", "again"]
 """Upon its committed parent · without it, then settled · without it, in vain, then upon it."""
 
 _log = logging.getLogger("imgpull.unpack")
@@ -55,7 +55,7 @@ class LayerSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Shop:
+class UnpackContext:
     """What all steps of an Unpacker share."""
 
     store: Store | Parts
@@ -63,20 +63,20 @@ class Shop:
     slots: Slots
     snapshotter: str
     limits: Limits
-    ways: Counter[Way] = field(default_factory=Counter)
-    # Guards ways.
+    apply_modes: Counter[ApplyMode] = field(default_factory=Counter)
+    # Guards apply_modes.
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def key(self, chain_id: Digest) -> str:
         return f"sn://{self.snapshotter}/{chain_id}"
 
-    def count(self, way: Way) -> None:
+    def count(self, mode: ApplyMode) -> None:
         with self.lock:
-            self.ways[way] += 1
+            self.apply_modes[mode] += 1
 
 
 @dataclass(frozen=True, slots=True)
-class Pull:
+class ImageUnpack:
     """What all steps of one image share."""
 
     source: LayerSource
@@ -89,11 +89,17 @@ class Step:
     """Makes one chain. :meth:`run` is called once, by a thread that keeps the chain's key meanwhile."""
 
     def __init__(
-        self, shop: Shop, pull: Pull, layer: Layer, parent: Digest | None, below: Step | None, labels: Mapping[str, str]
+        self,
+        context: UnpackContext,
+        pull: ImageUnpack,
+        layer: Layer,
+        parent: Digest | None,
+        below: Step | None,
+        labels: Mapping[str, str],
     ) -> None:
         self.chain_id = layer.chain_id
-        self._shop = shop
-        self._pull = pull
+        self._context = context
+        self._image = pull
         self._layer = layer
         self._parent = parent
         self.below = below  # None: the parent is committed, or there is none
@@ -102,44 +108,44 @@ class Step:
         """Where it is being applied."""
         self.moves = 0
         """Rises whenever this layer is to be looked for elsewhere, or in whole; written by its own thread alone."""
-        self.filled = threading.Event()
+        self.entries_applied = threading.Event()
         """Set when all its entries were applied, or never will be by this step."""
         self.committed = False
-        self.over = threading.Event()
+        self.finished = threading.Event()
         """Set when the chain is committed, and when the pull stops."""
-        self.kept = ExitStack()
+        self.lease = ExitStack()
         """Holds the chain, once committed, until the layer above rests on it."""
 
     def run(self) -> None:
         """Make the chain, or find it made. Raises what went wrong; nothing active is left behind."""
-        say, stop, key = self._pull.say, self._pull.stop, self._shop.key(self.chain_id)
-        with self._shop.keys.hold(key, cancel=stop) as held:
+        say, stop, key = self._image.say, self._image.stop, self._context.key(self.chain_id)
+        with self._context.keys.hold(key, cancel=stop) as held:
             if held.waited:
                 say(Woken(key, found_held=False, slept_seconds=0.0))
             state = self._make()
-            self.kept.enter_context(self._shop.store.snapshots.hold(self.chain_id))
+            self.lease.enter_context(self._context.store.snapshots.hold(self.chain_id))
             self._told(state)
             self._move(None)
             self.committed = True
             self.end()
         if self.below is not None and self.below.committed:
-            self.below.kept.close()
+            self.below.lease.close()
 
     def end(self) -> None:
         """Wake those who wait for this layer."""
-        self.filled.set()
-        self.over.set()
+        self.entries_applied.set()
+        self.finished.set()
 
     def _told(self, state: LayerState) -> None:
-        self._pull.say(LayerChanged(self._layer.digest, self.chain_id, state))
+        self._image.say(LayerChanged(self._layer.digest, self.chain_id, state))
 
     def _make(self) -> LayerState:
         hidden: Marks | None = None
         failed = False
-        while (active := prepare(self._shop.store, self.chain_id, self._labels)) is not None:
+        while (active := prepare(self._context.store, self.chain_id, self._labels)) is not None:
             self._move(active.path)
             try:
-                way = self._apply(active, hidden)
+                mode = self._apply(active, hidden)
             except BaseException as error:
                 self._remove(active)
                 if isinstance(error, WhiteoutOrderError) and hidden is None:
@@ -147,8 +153,8 @@ class Step:
                 elif not isinstance(error, IngestEnded):
                     raise
                 continue
-            if way is not None:
-                self._shop.count("again" if failed else way)
+            if mode is not None:
+                self._context.count("again" if failed else mode)
                 return "applied"
             self._remove(active)
             failed = True
@@ -162,62 +168,64 @@ class Step:
     def _remove(self, active: Active) -> None:
         self._move(None)
         with suppress(SnapshotNotFoundError):  # what failed may have come after the commit
-            self._shop.store.snapshots.remove(active.key)
+            self._context.store.snapshots.remove(active.key)
 
-    def _apply(self, active: Active, hidden: Marks | None) -> Way | None:
+    def _apply(self, active: Active, hidden: Marks | None) -> ApplyMode | None:
         """Apply and commit; None where what was assumed of the parents is not true."""
         with ExitStack() as lease:  # on the parent, until the commit is done
             settled = self._settle(active, hidden, lease)
             if settled is None:
                 return None
-            way, applied = settled
+            mode, applied = settled
             # Nothing is open any more: a commit waits for the disk, and many do so at once.
             self._commit(active, applied)
-        return way
+        return mode
 
-    def _settle(self, active: Active, hidden: Marks | None, lease: ExitStack) -> tuple[Way, Applied] | None:
-        way: Way = "direct"
+    def _settle(self, active: Active, hidden: Marks | None, lease: ExitStack) -> tuple[ApplyMode, Applied] | None:
+        mode: ApplyMode = "direct"
         with ExitStack() as closing:
-            draft = self._fill(active, hidden, lease, closing)
-            lower = draft.lower
+            unsettled = self._fill(active, hidden, lease, closing)
+            lower = unsettled.lower
             if lower is None:
-                way = "settled"
+                mode = "settled"
                 self._await_parent()
-            # In a slot, since a draft and its parents' view hold descriptors.
-            with self._shop.slots.take(self._pull.stop):
+            # In a slot, since a unsettled and its parents' view hold descriptors.
+            with self._context.slots.take(self._image.stop):
                 if lower is None:
                     lower = self._parents(lease, closing)
                     assert lower is not None, "the layer below holds it"
-                    if not draft.holds(lower):
+                    if not unsettled.holds(lower):
                         return None
-                return way, draft.settle(lower)
+                return mode, unsettled.settle(lower)
 
-    def _fill(self, active: Active, hidden: Marks | None, lease: ExitStack, closing: ExitStack) -> Draft:
+    def _fill(self, active: Active, hidden: Marks | None, lease: ExitStack, closing: ExitStack) -> UnsettledLayer:
         """Apply the entries, in a slot."""
-        pull, layer = self._pull, self._layer
-        slot = self._shop.slots.take(pull.stop)
-        resting: list[Draft] = []
-        with pull.source.open(layer.digest, pull.stop, lambda: _waiting(slot, resting)) as readable, slot:
+        pull, layer = self._image, self._layer
+        slot = self._context.slots.take(pull.stop)
+        holding: list[UnsettledLayer] = []
+        with pull.source.open(layer.digest, pull.stop, lambda: _waiting(slot, holding)) as readable, slot:
             self._told("unpacking")
-            leading = self._leading(slot, lease, closing)
-            draft = closing.enter_context(Draft(layer, active, leading, self._shop.limits, pull.stop, hidden))
-            resting.append(draft)
-            draft.fill(readable)
+            links = self._lower_links(slot, lease, closing)
+            unsettled = closing.enter_context(
+                UnsettledLayer(layer, active, links, self._context.limits, pull.stop, hidden)
+            )
+            holding.append(unsettled)
+            unsettled.fill(readable)
         self.moves += 1
-        self.filled.set()
-        return draft
+        self.entries_applied.set()
+        return unsettled
 
-    def _leading(self, slot: Slot, lease: ExitStack, closing: ExitStack) -> Leading:
+    def _lower_links(self, slot: Slot, lease: ExitStack, closing: ExitStack) -> LowerLinks:
         """The parents, where they are committed by now."""
         lower = self._parents(lease, closing)
         if lower is not None:
-            return Parents(lower)
+            return KnownLinks(lower)
         glimpse = Glimpse(lambda: self._await_bottom(slot), self._layers_below, self._moves_below)
-        return Assumption(glimpse.link_target, glimpse.close)
+        return AssumedLinks(glimpse.link_target, glimpse.close)
 
     def _parents(self, lease: ExitStack, closing: ExitStack) -> MergedTree | None:
         """The parents' view, None where they are not on disk. By whom they were committed does not matter."""
-        snapshots = self._shop.store.snapshots
+        snapshots = self._context.store.snapshots
         if self._parent is not None:
             try:
                 lease.enter_context(snapshots.hold(self._parent))
@@ -230,10 +238,10 @@ class Step:
         bottom = self
         while bottom.below is not None:
             bottom = bottom.below
-        if not bottom.filled.is_set():
+        if not bottom.entries_applied.is_set():
             with slot.lent():
-                bottom.filled.wait()
-        self._pull.stop.raise_if_cancelled()
+                bottom.entries_applied.wait()
+        self._image.stop.raise_if_cancelled()
 
     def _moves_below(self) -> int:
         moves, step = 0, self.below
@@ -244,7 +252,7 @@ class Step:
 
     def _layers_below(self) -> list[LayerTree]:
         """What the layers below lie in now, bottom first; nothing for one that has not begun."""
-        snapshots = self._shop.store.snapshots
+        snapshots = self._context.store.snapshots
         found: list[LayerTree] = []
         step = self.below
         # Not by step.committed, which comes after: between two looks what moves is always in one place or the other.
@@ -260,11 +268,11 @@ class Step:
 
     def _await_parent(self) -> None:
         assert self.below is not None
-        self.below.over.wait()
-        self._pull.stop.raise_if_cancelled()
+        self.below.finished.wait()
+        self._image.stop.raise_if_cancelled()
 
     def _commit(self, active: Active, applied: Applied) -> None:
-        layer, store = self._layer, self._shop.store
+        layer, store = self._layer, self._context.store
         try:
             store.snapshots.commit(
                 layer.chain_id,
@@ -283,14 +291,14 @@ class Step:
             store.snapshots.remove(active.key)
             store.content.record_diff_id(layer.digest, layer.diff_id)
         if applied.skipped:
-            self._pull.say(LeftOut(layer.digest, layer.chain_id, tuple(sorted(applied.skipped.items()))))
+            self._image.say(LeftOut(layer.digest, layer.chain_id, tuple(sorted(applied.skipped.items()))))
 
 
 @contextmanager
-def _waiting(slot: Slot, resting: Sequence[Draft]) -> Iterator[None]:
+def _waiting(slot: Slot, holding: Sequence[UnsettledLayer]) -> Iterator[None]:
     """While this thread waits for bytes, as eight layers of each pull may, it keeps neither a slot nor descriptors."""
-    for draft in resting:
-        draft.rest()
+    for unsettled in holding:
+        unsettled.release_descriptors()
     with slot.lent():
         yield
 

@@ -17,13 +17,13 @@ from imgpull.oci import EMPTY_CHAIN_ID, Descriptor, Digest
 from imgpull.store import Parts, Store
 from imgpull.store.images import Layer
 from imgpull.store.snapshots import Journal, inherited_labels
-from imgpull.unpack.crew import work
-from imgpull.unpack.step import LayerSource, Pull, Shop, Step, Way, prepare
+from imgpull.unpack.step import ApplyMode, ImageUnpack, LayerSource, Step, UnpackContext, prepare
+from imgpull.unpack.workers import run_all
 
 __all__ = ["Unpacker"]
 
-_LEAST_HANDS, _MOST_HANDS = 4, 8
-"""Layers of one image on their way at once. More than slots, since one that waits for its parent has no slot; not more
+_LEAST_WORKERS, _MOST_WORKERS = 4, 8
+"""Layers of one image on their mode at once. More than slots, since one that waits for its parent has no slot; not more
 than this, since each takes a thread, and of one that waits the directories are in memory."""
 
 
@@ -31,15 +31,15 @@ class Unpacker:
     """Applies layers under one snapshotter's name. One per Puller; :meth:`unpack` runs on each image's own thread."""
 
     def __init__(self, store: Store | Parts, keys: KeyedLock, slots: Slots, snapshotter: str, limits: Limits) -> None:
-        self._shop = Shop(store, keys, slots, snapshotter, limits)
+        self._context = UnpackContext(store, keys, slots, snapshotter, limits)
         # Without suppression as the seed: a pull's layers one by one, or the arms would differ in more than one thing.
-        self._hands = min(max(2 * slots.count, _LEAST_HANDS), _MOST_HANDS) if keys.exclusive else 1
+        self._max_workers = min(max(2 * slots.count, _LEAST_WORKERS), _MOST_WORKERS) if keys.exclusive else 1
 
     @property
-    def ways(self) -> Counter[Way]:
-        """How many layers were applied in which way."""
-        with self._shop.lock:
-            return self._shop.ways.copy()
+    def apply_modes(self) -> Counter[ApplyMode]:
+        """How many layers were applied in which mode."""
+        with self._context.lock:
+            return self._context.apply_modes.copy()
 
     def unpack(
         self,
@@ -59,12 +59,12 @@ class Unpacker:
             return
         for layer in layers:
             say(LayerChanged(layer.digest, layer.chain_id, "waiting"))
-        pull = Pull(source, cancel.child(), say)
+        pull = ImageUnpack(source, cancel.child(), say)
         steps: list[Step] = []
         parent: Digest | None = None
         for layer, descriptor in zip(layers, descriptors, strict=True):
             below = steps[-1] if steps else None
-            steps.append(Step(self._shop, pull, layer, parent, below, inherited_labels(descriptor.annotations)))
+            steps.append(Step(self._context, pull, layer, parent, below, inherited_labels(descriptor.annotations)))
             parent = layer.chain_id
 
         def end_all() -> None:
@@ -73,16 +73,16 @@ class Unpacker:
 
         forget = pull.stop.add_callback(end_all)
         try:
-            work([step.run for step in steps], self._hands, pull.stop)
+            run_all([step.run for step in steps], self._max_workers, pull.stop)
         finally:
             forget()
             for step in steps:
-                step.kept.close()
+                step.lease.close()
 
     def _commit_empty(self, cancel: Cancellation) -> None:
-        snapshots = self._shop.store.snapshots
-        with self._shop.keys.hold(self._shop.key(EMPTY_CHAIN_ID), cancel=cancel):
-            active = prepare(self._shop.store, EMPTY_CHAIN_ID, {})
+        snapshots = self._context.store.snapshots
+        with self._context.keys.hold(self._context.key(EMPTY_CHAIN_ID), cancel=cancel):
+            active = prepare(self._context.store, EMPTY_CHAIN_ID, {})
             if active is None:
                 return
             try:

@@ -18,7 +18,7 @@ from imgpull.store.snapshots.layer import LayerTree
 from imgpull.store.snapshots.merged import MergedTree
 from imgpull.store.snapshots.node import Node
 from imgpull.unpack.applier import Applied, Applier, WhiteoutOrderError
-from imgpull.unpack.assumption import Parents
+from imgpull.unpack.assumption import KnownLinks
 from imgpull.unpack.tar import TarReader
 
 LAYER = "sha256:" + "a" * 64
@@ -188,7 +188,7 @@ class Chain:
             with (
                 MergedTree(self.layers) as lower,
                 Applier(
-                    root_fd, Parents(lower), privileged=privileged, limits=limits, layer=LAYER, hidden=hidden
+                    root_fd, KnownLinks(lower), privileged=privileged, limits=limits, layer=LAYER, hidden=hidden
                 ) as applier,
             ):
                 applier.make(TarReader(pieces(data), limits, LAYER))

@@ -15,7 +15,7 @@ from fakes.archives import LAYER, LIMITS, C, Chain, D, F, H, P, S, archive, entr
 from fakes.trees import read_tree
 from imgpull.store.snapshots.merged import MergedTree
 from imgpull.unpack.applier import Applier
-from imgpull.unpack.assumption import Parents
+from imgpull.unpack.assumption import KnownLinks
 from imgpull.unpack.tar import TarReader
 
 
@@ -94,7 +94,7 @@ def test_thirty_two_thousand_entries(tmp_path: Path) -> None:
     try:
         with (
             MergedTree([]) as lower,
-            Applier(root_fd, Parents(lower), privileged=os.geteuid() == 0, limits=LIMITS, layer=LAYER) as applier,
+            Applier(root_fd, KnownLinks(lower), privileged=os.geteuid() == 0, limits=LIMITS, layer=LAYER) as applier,
         ):
             applier.make(TarReader(pieces(archive(*directories, *files), 1 << 18), LIMITS, LAYER))
             applied = applier.settle(lower)

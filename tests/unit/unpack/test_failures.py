@@ -21,7 +21,7 @@ from imgpull.errors import (
 )
 from imgpull.store.snapshots.merged import MergedTree
 from imgpull.unpack.applier import Applier
-from imgpull.unpack.assumption import Parents
+from imgpull.unpack.assumption import KnownLinks
 from imgpull.unpack.refusals import from_os_error
 from imgpull.unpack.tar import TarReader
 
@@ -87,7 +87,7 @@ def test_errors_of_the_source_pass_through(tmp_path: Path) -> None:
     try:
         with (
             MergedTree([]) as lower,
-            Applier(root_fd, Parents(lower), privileged=False, limits=LIMITS, layer=LAYER) as applier,
+            Applier(root_fd, KnownLinks(lower), privileged=False, limits=LIMITS, layer=LAYER) as applier,
             pytest.raises(RegistryUnavailableError, match="gone"),
         ):
             applier.make(TarReader(broken(), LIMITS, LAYER))

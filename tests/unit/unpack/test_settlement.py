@@ -22,7 +22,7 @@ from imgpull.store.snapshots.layer import LayerTree, TreePath
 from imgpull.store.snapshots.node import Node
 from imgpull.unpack import assumption, links
 from imgpull.unpack.applier import Applied, Applier
-from imgpull.unpack.assumption import Assumption, Guess, Leading, Parents, link_target
+from imgpull.unpack.assumption import AssumedLinks, Guess, KnownLinks, LowerLinks, link_target
 from imgpull.unpack.tar import TarReader
 
 CHAINS = 500
@@ -63,8 +63,8 @@ def fill_and_settle(chain: Chain, tar: bytes, guess: Guess | None) -> Outcome | 
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with chain.merged() as lower:
-            leading: Leading = Parents(lower) if guess is None else Assumption(guess)
-            with Applier(root_fd, leading, privileged=os.geteuid() == 0, limits=LIMITS, layer=LAYER) as applier:
+            lower_links: LowerLinks = KnownLinks(lower) if guess is None else AssumedLinks(guess)
+            with Applier(root_fd, lower_links, privileged=os.geteuid() == 0, limits=LIMITS, layer=LAYER) as applier:
                 refusal: UnpackError | None = None
                 try:
                     applier.make(TarReader(pieces(tar), LIMITS, LAYER))
@@ -206,7 +206,7 @@ def _cancelled_in(chain: Chain, tar: bytes, cancel: Cancellation) -> str:
         with (
             chain.merged() as lower,
             Applier(
-                root_fd, Assumption(lambda _: None), privileged=False, limits=LIMITS, layer=LAYER, cancel=cancel
+                root_fd, AssumedLinks(lambda _: None), privileged=False, limits=LIMITS, layer=LAYER, cancel=cancel
             ) as applier,
         ):
             applier.make(TarReader(pieces(tar), LIMITS, LAYER))
@@ -223,7 +223,7 @@ def _cancelled_in(chain: Chain, tar: bytes, cancel: Cancellation) -> str:
 
 @pytest.mark.parametrize("batch", range(5))
 def test_random_chains(batch: int, tmp_path: Path) -> None:
-    """Each layer four ways: upon its parents, and without them, guessing nothing, the truth, and anything."""
+    """Each layer four apply_modes: upon its parents, and without them, guessing nothing, the truth, and anything."""
     held: Counter[tuple[str, bool]] = Counter()
     for seed in range(batch * CHAINS // 5, (batch + 1) * CHAINS // 5):
         chooser = random.Random(seed)

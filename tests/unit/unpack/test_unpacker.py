@@ -113,7 +113,7 @@ def test_an_upper_layer_is_applied_before_its_parent(room: Bench) -> None:
     room.filled(1, made)
     source.open_gate(made.layers[0].digest)
     worker.outcome()
-    assert room.unpacker.ways == {"direct": 1, "settled": 1}
+    assert room.unpacker.apply_modes == {"direct": 1, "settled": 1}
 
 
 def test_a_layer_whose_parent_is_there_is_applied_upon_it(room: Bench) -> None:
@@ -125,7 +125,7 @@ def test_a_layer_whose_parent_is_there_is_applied_upon_it(room: Bench) -> None:
         source.open_gate(made.layers[layer].digest)
         until(lambda layer=layer: len(room.keys) == 2 - layer, "its key to be given back")  # type: ignore[misc]
     worker.outcome()
-    assert room.unpacker.ways == {"direct": 3}
+    assert room.unpacker.apply_modes == {"direct": 3}
 
 
 def test_links_of_the_bottom_layer_are_seen_before_it_is_committed(room: Bench) -> None:
@@ -139,7 +139,7 @@ def test_links_of_the_bottom_layer_are_seen_before_it_is_committed(room: Bench) 
     until(lambda: room.told(0, made, "applied"), "the bottom layer")
     source.open_gate(made.layers[1].digest)
     worker.outcome()
-    assert room.unpacker.ways["again"] == 0 and room.unpacker.ways["settled"] >= 1
+    assert room.unpacker.apply_modes["again"] == 0 and room.unpacker.apply_modes["settled"] >= 1
     with room.store.snapshots.view(made.layers[2].chain_id) as rootfs:
         assert rootfs.read_bytes("usr/lib/x") == b"x"
 
@@ -163,7 +163,7 @@ def test_the_slot_is_kept_where_the_bottom_layer_is_there_already(room: Bench, m
     source.open_gate(made.layers[1].digest)
     worker.outcome()
     assert lent == [False] * 3  # each waited for its bytes, before it had a slot
-    assert room.unpacker.ways == {"direct": 2, "settled": 1}
+    assert room.unpacker.apply_modes == {"direct": 2, "settled": 1}
 
 
 def test_a_link_that_nobody_could_see_has_the_layer_applied_again(room: Bench) -> None:
@@ -176,7 +176,7 @@ def test_a_link_that_nobody_could_see_has_the_layer_applied_again(room: Bench) -
     room.filled(2, made)
     source.open_gate(made.layers[1].digest)
     worker.outcome()
-    assert room.unpacker.ways["again"] == 1
+    assert room.unpacker.apply_modes["again"] == 1
     with room.store.snapshots.view(made.layers[2].chain_id) as rootfs:
         assert rootfs.read_bytes("usr/lib/x") == b"x"
 
@@ -249,7 +249,7 @@ def test_who_waits_for_bytes_upon_its_parents_holds_nothing_open(room: Bench) ->
     assert held_open() == []
     gate.set()
     worker.outcome()
-    assert room.unpacker.ways == {"direct": 2}
+    assert room.unpacker.apply_modes == {"direct": 2}
 
 
 def test_a_commit_holds_nothing_open(room: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +271,7 @@ def test_a_commit_holds_nothing_open(room: Bench, monkeypatch: pytest.MonkeyPatc
     room.filled(1, made)
     source.open_gate(made.layers[0].digest)
     worker.outcome()
-    assert room.unpacker.ways == {"direct": 1, "settled": 1}
+    assert room.unpacker.apply_modes == {"direct": 1, "settled": 1}
     assert held == [[], []] and free == [1, 1]
 
 
@@ -288,7 +288,7 @@ def test_a_parent_on_disk_is_applied_upon_whoever_made_it(room: Bench) -> None:
     until(lambda: room.has(1, made), "the upper layer")
     source.open_gate(made.layers[0].digest)
     worker.outcome()
-    assert room.unpacker.ways["direct"] == 2
+    assert room.unpacker.apply_modes["direct"] == 2
 
 
 @pytest.mark.parametrize(("slots", "hands"), [(1, 4), (3, 6), (9, 8)])
@@ -307,7 +307,7 @@ def test_the_window(tmp_path: Path, slots: int, hands: int) -> None:
         )
         source.open_gate(made.layers[0].digest)
         worker.outcome()
-        assert sum(room.unpacker.ways.values()) == 12
+        assert sum(room.unpacker.apply_modes.values()) == 12
 
 
 def test_without_suppression_layers_come_one_by_one_on_the_pulls_own_thread(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_without_suppression_layers_come_one_by_one_on_the_pulls_own_thread(tmp_
 
     with bench(tmp_path / "store", NoSuppression(), slots=4) as room:
         room.start(made, Counting(made.blobs)).outcome()
-        assert room.unpacker.ways == {"direct": 4}
+        assert room.unpacker.apply_modes == {"direct": 4}
     assert threads == {"imgpull-image"}
 
 
@@ -459,7 +459,7 @@ def test_an_entry_that_only_the_parents_can_justify(room: Bench, justified: bool
         assert source.opened.count(made.layers[2].digest) == 1  # told by what was assumed, and that was true
         return
     worker.outcome()
-    assert room.unpacker.ways["again"] == 1
+    assert room.unpacker.apply_modes["again"] == 1
     with room.store.snapshots.view(made.layers[2].chain_id) as rootfs:
         assert rootfs.read_bytes("l") == b"x"
 
@@ -500,5 +500,5 @@ def test_random_images_come_out_as_if_serially(tmp_path: Path, order: str) -> No
             worker.outcome()
             for chain_id in [layer.chain_id for layer in made.layers]:
                 assert facts(serial.store, chain_id) == facts(parallel.store, chain_id)
-        ways = parallel.unpacker.ways
-        assert sum(ways.values()) == 120 and min(ways["direct"], ways["settled"]) > 10, ways
+        apply_modes = parallel.unpacker.apply_modes
+        assert sum(apply_modes.values()) == 120 and min(apply_modes["direct"], apply_modes["settled"]) > 10, apply_modes

@@ -8,7 +8,7 @@ import pytest
 
 from fakes.threads import start
 from imgpull.locking import Cancellation
-from imgpull.unpack.crew import work
+from imgpull.unpack.workers import run_all
 
 
 def test_a_task_may_wait_for_an_earlier_one() -> None:
@@ -19,7 +19,7 @@ def test_a_task_may_wait_for_an_earlier_one() -> None:
             assert done[number - 1].wait(20)
         done[number].set()
 
-    start(lambda: work([lambda n=n: task(n) for n in range(9)], 4, Cancellation())).outcome()  # type: ignore[misc]
+    start(lambda: run_all([lambda n=n: task(n) for n in range(9)], 4, Cancellation())).outcome()  # type: ignore[misc]
     assert all(event.is_set() for event in done)
 
 
@@ -30,13 +30,13 @@ def test_fewer_threads_where_no_more_are_to_be_had(monkeypatch: pytest.MonkeyPat
     done: list[int] = []
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        work([lambda n=n: done.append(n) for n in range(5)], 4, Cancellation())  # type: ignore[misc]
+        run_all([lambda n=n: done.append(n) for n in range(5)], 4, Cancellation())  # type: ignore[misc]
     assert done == [0, 1, 2, 3, 4]
 
 
 def test_one_task_starts_no_thread() -> None:
     names: list[str] = []
-    work([lambda: names.append(threading.current_thread().name)], 4, Cancellation())
+    run_all([lambda: names.append(threading.current_thread().name)], 4, Cancellation())
     assert names == [threading.current_thread().name]
 
 
@@ -50,5 +50,5 @@ def test_an_error_that_reaches_two_threads_is_no_note_of_itself() -> None:
         raise error
 
     with pytest.raises(ValueError, match="the same"):
-        start(lambda: work([task, task, lambda: pytest.fail("begun after an error")], 2, stop)).outcome()
+        start(lambda: run_all([task, task, lambda: pytest.fail("begun after an error")], 2, stop)).outcome()
     assert stop.cancelled and not getattr(error, "__notes__", [])

@@ -1,4 +1,4 @@
-"""A crew: a bounded number of threads that do one pull's tasks, begun in their order."""
+"""A workers: a bounded number of threads that do one pull's tasks, begun in their order."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Callable, Sequence
 from imgpull.errors import PullCancelledError
 from imgpull.locking import Cancellation
 
-__all__ = ["work"]
+__all__ = ["run_all"]
 
 _log = logging.getLogger("imgpull.unpack")
 
 
-def work(tasks: Sequence[Callable[[], None]], hands: int, stop: Cancellation) -> None:
-    """Do all tasks, ``hands`` of them at once: in this thread and in ``hands - 1`` of its own, which end before this
-    returns. ``stop`` is fired at the first error, which is raised, with those that came after it as notes."""
-    crew = _Crew(tasks, stop)
+def run_all(tasks: Sequence[Callable[[], None]], max_workers: int, stop: Cancellation) -> None:
+    """Do all tasks, ``max_workers`` of them at once: in this thread and in others of its own, which end before
+    this returns. ``stop`` is fired at the first error, which is raised, with those that came after it as notes."""
+    workers = _Workers(tasks, stop)
     name = threading.current_thread().name
     # Daemons, as the thread they work for: an interpreter that exits waits for no pull.
     threads = [
-        threading.Thread(target=crew.work, name=f"{name}/{number}", daemon=True)
-        for number in range(1, min(hands, len(tasks)))
+        threading.Thread(target=workers.work, name=f"{name}/{number}", daemon=True)
+        for number in range(1, min(max_workers, len(tasks)))
     ]
     started: list[threading.Thread] = []
     try:
@@ -32,14 +32,14 @@ def work(tasks: Sequence[Callable[[], None]], hands: int, stop: Cancellation) ->
     except RuntimeError:
         _log.info("no more threads to be had: %d layers at once", len(started) + 1)
     try:
-        crew.work()
+        workers.work()
     finally:
         for thread in started:
             thread.join()
-    crew.raise_first()
+    workers.raise_first()
 
 
-class _Crew:
+class _Workers:
     def __init__(self, tasks: Sequence[Callable[[], None]], stop: Cancellation) -> None:
         self._stop = stop
         self._lock = threading.Lock()  # guards _waiting and _errors
