@@ -31,15 +31,23 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 """  # noqa: E501
 
 
-class Containerd:
+class _Daemon:
+    """What the services share."""
+
+    programs: tuple[str, ...]
+    note = "the daemon is up before the clock starts; its time is counted"
+
+    def absent(self, place: Place) -> str:
+        if os.geteuid() != 0:
+            return "it mounts, which only root may"
+        return missing_program(self.programs)
+
+
+class Containerd(_Daemon):
     """``ctr`` fetches and asks the daemon to unpack into its overlayfs snapshotter."""
 
     name = "containerd"
     programs = ("containerd", "ctr")
-    note = "the daemon is up before the clock starts; its time is counted"
-
-    def absent(self, place: Place) -> str:
-        return _not_root() or missing_program(self.programs)
 
     @contextmanager
     def ready(self, place: Place) -> Iterator[Ready]:
@@ -56,15 +64,11 @@ class Containerd:
                 yield Ready([[[*command, place.reference]]] * place.pulls, daemon=pid)
 
 
-class Dockerd:
+class Dockerd(_Daemon):
     """docker's own daemon without network, which takes registries on loopback for plain HTTP."""
 
     name = "dockerd"
     programs = ("dockerd", "docker", "containerd")
-    note = "the daemon is up before the clock starts; its time is counted"
-
-    def absent(self, place: Place) -> str:
-        return _not_root() or missing_program(self.programs)
 
     @contextmanager
     def ready(self, place: Place) -> Iterator[Ready]:
@@ -78,10 +82,6 @@ class Dockerd:
             with _serving(command, address, {}) as pid:
                 pull = ["docker", "-H", f"unix://{address}", "pull", "-q", place.reference]
                 yield Ready([[pull]] * place.pulls, daemon=pid)
-
-
-def _not_root() -> str:
-    return "" if os.geteuid() == 0 else "it mounts, which only root may"
 
 
 @contextmanager

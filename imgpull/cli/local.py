@@ -24,6 +24,12 @@ __all__ = ["images", "inspect", "rmi", "serve", "tag", "unpack"]
 _platform = click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Which one, where the store has several.")
 
 
+def _in_full(reference: str) -> str:
+    from imgpull.reference import Reference
+
+    return str(Reference.parse(reference))
+
+
 def _read(platform: str | None) -> Platform | None:
     from imgpull.oci import Platform
 
@@ -103,13 +109,11 @@ def _printable(text: str) -> str:
 @click.pass_obj
 def tag(settings: Settings, reference: str, new: str) -> None:
     """Give an image another name; nothing is copied."""
-    from imgpull.orders import as_reference
-
     with settings.open_store() as store:
         store.images.tag(reference, new)
     if settings.json:
-        document = {"reference": str(as_reference(reference)), "new": str(as_reference(new))}
-        Output(settings).document(document)
+        names = {"reference": reference, "new": new}
+        Output(settings).document({key: _in_full(name) for key, name in names.items()})
 
 
 @click.command(cls=Verb, example="imgpull rmi redis:7.2")
@@ -118,8 +122,6 @@ def tag(settings: Settings, reference: str, new: str) -> None:
 @click.pass_obj
 def rmi(settings: Settings, references: tuple[str, ...], platform: str | None) -> int:
     """Forget images by name. What no name needs any more stays until it is collected."""
-    from imgpull.orders import as_reference
-
     output = Output(settings)
     wanted = _read(platform)
     code = 0
@@ -132,7 +134,7 @@ def rmi(settings: Settings, references: tuple[str, ...], platform: str | None) -
                 output.failure(error, where=reference)
                 code = max(code, error.exit_code)
             else:
-                removed.append(str(as_reference(reference)))
+                removed.append(_in_full(reference))
                 output.note(f"removed {reference}")
     if settings.json:
         output.document(removed)
