@@ -18,8 +18,8 @@ METADATA := setup.cfg setup.py pyproject.toml
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STAMPS)/demo ## pull one image twenty times at once, with suppression and with back-off; table, picture, rootfs
-	@echo "demo: twenty pulls of one image at once, with suppression and with the back-off it replaces"
+demo: $(STAMPS)/demo ## pull one image twenty times at once, with suppression and with back-off, five times with the convoy; table, picture, rootfs
+	@echo "demo: twenty pulls of one image at once, with suppression and with the back-off it replaces; five with the convoy"
 	@$(BIN)/python -m benchmarks demo --out demo
 
 test: $(STAMPS)/test ## run the test suite on two workers; fails below 85 % branch coverage

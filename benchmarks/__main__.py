@@ -162,7 +162,7 @@ def images(names: tuple[str, ...], out: Path) -> None:
 @click.option("--pulls", type=click.IntRange(min=1), default=20, show_default=True)
 @_arms
 @_repeats
-@click.option("--processes", is_flag=True, help="Processes of the CLI instead of threads: the seed's own script.")
+@click.option("--processes", is_flag=True, help="Processes of the CLI for threads: the script of containerd's issue.")
 @_images_dir
 @_durability
 @_seed
@@ -274,7 +274,7 @@ def plot(results: Path, out: Path) -> None:
 @click.option("--pulls", type=click.IntRange(min=2), default=20, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True)
 def demo(pulls: int, out: Path) -> None:
-    """One image pulled twenty times at once, with suppression and with the back-off that it replaces."""
+    """One image pulled twenty times at once, with suppression and with back-off, and five times with the convoy."""
     from benchmarks.demo import run_demo
 
     run_demo(pulls, out, click.echo)

@@ -2,7 +2,7 @@
 
 A process of its own makes the peak memory and the processor time the run's alone, and leaves nothing warm for the next
 arm. Everything is imported before the barrier falls: what is measured is a library in a process that has been up for
-a while, as the seed measured a daemon.
+a while, as containerd's change measured a daemon.
 
 The parent writes a :class:`Spec` as JSON to the child's standard input and reads records, one JSON line each.
 """

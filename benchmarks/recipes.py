@@ -1,4 +1,4 @@
-"""What the test images are made of: Debian 12 packages, layer by layer, in the shapes of the seed's images.
+"""What the test images are made of: Debian 12 packages, layer by layer, shaped like the images of containerd's change.
 
 The lists are fixed rather than resolved, so that everybody's image has the same layers; only package versions move.
 """

@@ -94,8 +94,8 @@ class Bench:
         return measure(spec)
 
     def run_processes(self, spec: Spec) -> list[Record]:
-        """One run of processes, as the seed's script makes it: in the store of the last run, of which ``rmi`` has left
-        nothing, and with the page cache dropped."""
+        """One run of processes, as the script of containerd's issue makes it: in the store of the last run, of which
+        ``rmi`` has left nothing, and with the page cache dropped."""
         empty_store(spec.store)
         return measure_processes(spec, self.served, dropped=drop_caches())
 

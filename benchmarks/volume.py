@@ -98,7 +98,8 @@ def filesystem_of(path: Path) -> str:
 
 
 def drop_caches() -> bool:
-    """Empties the page cache, as the seed's script does between its runs; False where only root may and we are not."""
+    """Empties the page cache, as the script of containerd's issue does between its runs; False where only root may and
+    we are not."""
     os.sync()
     try:
         Path("/proc/sys/vm/drop_caches").write_text("3\n")

@@ -1,7 +1,7 @@
 """Layer blob → uncompressed tar, in constant memory (image-spec layer.md: tar, tar+gzip, tar+zstd).
 
 What the bytes are is decided by their first ones, as containerd does, and not by the media type: registries hold
-layers whose type lies (hostile.md H073). All gzip members and all zstd frames are read: a reader that stops at the
+layers whose type lies. All gzip members and all zstd frames are read: a reader that stops at the
 first one sees another archive than everybody else. No subprocess ever decompresses (CVE-2026-41567).
 """
 
@@ -19,7 +19,7 @@ __all__ = ["Compression", "Decompressed", "Readable", "decompressed"]
 Compression = Literal["gzip", "zstd", "none"]
 
 _BLOCK_BYTES = 256 * 1024
-"""facts/choices.md: 1 MiB of inflate input costs 69 MB of RSS and wins nothing."""
+"""1 MiB of inflate input costs 69 MB of RSS and wins nothing."""
 _FIRST_PIECE_BYTES = 1024
 _MAGIC_BYTES = 10
 _GZIP = b"\x1f\x8b"

@@ -41,5 +41,5 @@ class Entry(NamedTuple):
 
 
 def clamped_ns(seconds: int, nanoseconds: int = 0) -> int:
-    """A time every file system of interest can store; never an OverflowError (hostile.md H056)."""
+    """A time every file system of interest can store; never an OverflowError."""
     return min(max(seconds * _SECOND_NS + nanoseconds, _EARLIEST_NS), _LATEST_NS)

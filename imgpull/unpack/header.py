@@ -1,7 +1,7 @@
 """One 512-byte tar header (POSIX.1-2017 ustar, GNU, star, v7), field by field, nothing interpreted but numbers.
 
 What a field may hold is what Go's archive/tar accepts, since that is what builds and unpacks nearly every image; two
-readers that disagree on a header see two different archives (hostile.md 1D).
+readers that disagree on a header see two different archives.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The layer's own tree while it is being written: a private directory, every call relative to a descriptor in it.
 
-Only base names reach the kernel, so what was checked is what is used (hostile.md §0.3: string checks always lose).
+Only base names reach the kernel, so what was checked is what is used: checks of strings always lose.
 """
 
 from __future__ import annotations

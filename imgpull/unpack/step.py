@@ -1,12 +1,13 @@
-"""One layer of one image, on its mode to a committed chain.
+"""One layer of one image, on its way to a committed chain.
 
 ::
 
     key ─▶ look ─▶ prepare ─▶ blob ─▶ slot ─▶ entries ─▶ (slot given back) ─▶ parent ─▶ settle ─▶ commit
 
-The order of the seed's ``unpacker.unpack``. A layer whose parent is committed when its bytes come is applied upon it;
-any other is applied without, and settled once the parent is there. Where what it had to assume turns out wrong it is
-applied again upon the parent: serial application is the definition.
+The order of containerd's ``unpacker.unpack``. The blob may still arrive: the slot is lent while its bytes are awaited.
+A layer whose parent is committed when its bytes come is applied upon it; any other is applied without, and settled once
+the parent is there. Where what it had to assume turns out wrong it is applied again upon the parent: serial application
+is the definition.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from imgpull.unpack.glimpse import Glimpse
 from imgpull.unpack.layer import UnsettledLayer
 from imgpull.unpack.marks import Marks
 
-__all__ = ["LayerSource", "ImageUnpack", "UnpackContext", "Step", "ApplyMode", "prepare"]
+__all__ = ["ApplyMode", "ImageUnpack", "LayerSource", "Step", "UnpackContext", "prepare"]
 
 ApplyMode = Literal["direct", "settled", "again"]
 """Upon its committed parent · without it, then settled · without it, in vain, then upon it."""
@@ -91,7 +92,7 @@ class Step:
     def __init__(
         self,
         context: UnpackContext,
-        pull: ImageUnpack,
+        image: ImageUnpack,
         layer: Layer,
         parent: Digest | None,
         below: Step | None,
@@ -99,10 +100,10 @@ class Step:
     ) -> None:
         self.chain_id = layer.chain_id
         self._context = context
-        self._image = pull
+        self._image = image
         self._layer = layer
         self._parent = parent
-        self.below = below  # None: the parent is committed, or there is none
+        self.below = below  # None: there is no parent
         self._labels = labels
         self.scratch: Path | None = None
         """Where it is being applied."""
@@ -189,7 +190,7 @@ class Step:
             if lower is None:
                 mode = "settled"
                 self._await_parent()
-            # In a slot, since a unsettled and its parents' view hold descriptors.
+            # In a slot, since an unsettled layer and its parents' view hold descriptors.
             with self._context.slots.take(self._image.stop):
                 if lower is None:
                     lower = self._parents(lease, closing)
@@ -200,14 +201,14 @@ class Step:
 
     def _fill(self, active: Active, hidden: Marks | None, lease: ExitStack, closing: ExitStack) -> UnsettledLayer:
         """Apply the entries, in a slot."""
-        pull, layer = self._image, self._layer
-        slot = self._context.slots.take(pull.stop)
+        image, layer = self._image, self._layer
+        slot = self._context.slots.take(image.stop)
         holding: list[UnsettledLayer] = []
-        with pull.source.open(layer.digest, pull.stop, lambda: _waiting(slot, holding)) as readable, slot:
+        with image.source.open(layer.digest, image.stop, lambda: _waiting(slot, holding)) as readable, slot:
             self._told("unpacking")
             links = self._lower_links(slot, lease, closing)
             unsettled = closing.enter_context(
-                UnsettledLayer(layer, active, links, self._context.limits, pull.stop, hidden)
+                UnsettledLayer(layer, active, links, self._context.limits, image.stop, hidden)
             )
             holding.append(unsettled)
             unsettled.fill(readable)

@@ -1,7 +1,7 @@
 """A streaming tar reader: blocks of bytes in, entries and their data out (POSIX.1-2017 pax and ustar, GNU, star, v7).
 
 The standard library's ``tarfile`` is not used: a bad checksum or a header cut short ends its iteration in silence,
-negative sizes pass, a size of 2**62 hangs it (facts: hostile.md §0.1), and its filters were bypassed a dozen times.
+negative sizes pass, a size of 2**62 hangs it, and its filters were bypassed a dozen times.
 
 Rules where readers differ, all chosen so that no entry can be seen by one reader and missed by another:
 

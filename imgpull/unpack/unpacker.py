@@ -23,7 +23,7 @@ from imgpull.unpack.workers import run_all
 __all__ = ["Unpacker"]
 
 _LEAST_WORKERS, _MOST_WORKERS = 4, 8
-"""Layers of one image on their mode at once. More than slots, since one that waits for its parent has no slot; not more
+"""Layers of one image on their way at once. More than slots, since one that waits for its parent has no slot; not more
 than this, since each takes a thread, and of one that waits the directories are in memory."""
 
 
@@ -32,12 +32,12 @@ class Unpacker:
 
     def __init__(self, store: Store | Parts, keys: KeyedLock, slots: Slots, snapshotter: str, limits: Limits) -> None:
         self._context = UnpackContext(store, keys, slots, snapshotter, limits)
-        # Without suppression as the seed: a pull's layers one by one, or the arms would differ in more than one thing.
+        # Without suppression a pull's layers go one by one, as in containerd: the arms differ in one thing only.
         self._max_workers = min(max(2 * slots.count, _LEAST_WORKERS), _MOST_WORKERS) if keys.exclusive else 1
 
     @property
     def apply_modes(self) -> Counter[ApplyMode]:
-        """How many layers were applied in which mode."""
+        """How many layers were applied in which way."""
         with self._context.lock:
             return self._context.apply_modes.copy()
 
@@ -59,21 +59,21 @@ class Unpacker:
             return
         for layer in layers:
             say(LayerChanged(layer.digest, layer.chain_id, "waiting"))
-        pull = ImageUnpack(source, cancel.child(), say)
+        image = ImageUnpack(source, cancel.child(), say)
         steps: list[Step] = []
         parent: Digest | None = None
         for layer, descriptor in zip(layers, descriptors, strict=True):
             below = steps[-1] if steps else None
-            steps.append(Step(self._context, pull, layer, parent, below, inherited_labels(descriptor.annotations)))
+            steps.append(Step(self._context, image, layer, parent, below, inherited_labels(descriptor.annotations)))
             parent = layer.chain_id
 
         def end_all() -> None:
             for step in steps:
                 step.end()
 
-        forget = pull.stop.add_callback(end_all)
+        forget = image.stop.add_callback(end_all)
         try:
-            run_all([step.run for step in steps], self._max_workers, pull.stop)
+            run_all([step.run for step in steps], self._max_workers, image.stop)
         finally:
             forget()
             for step in steps:

@@ -1,4 +1,4 @@
-"""A workers: a bounded number of threads that do one pull's tasks, begun in their order."""
+"""Workers: a bounded number of threads that do one pull's tasks, begun in their order."""
 
 from __future__ import annotations
 
