@@ -7,12 +7,15 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from benchmarks.demo_image import DEMO
 from benchmarks.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from benchmarks.scenarios import Bench
 
 IMAGES = Path("benchmarks") / "images"
 _BUILT = (DEMO, *RECIPES, "zstd")
@@ -76,6 +79,8 @@ _save = click.option("--save", type=click.Path(path_type=Path, dir_okay=False), 
 _seed = click.option("--seed", type=int, help="Of the arms' random sleeps; drawn and written down by default.")
 _durability = click.option("--durability", type=click.Choice(["full", "none"]), default="full", show_default=True)
 
+_unsynced = click.option("--durability", type=click.Choice(["full", "none"]), default="none", show_default=True)
+
 
 class Records:
     """Where records go: kept for the table, printed as lines when asked, appended to a file."""
@@ -116,6 +121,16 @@ def layouts_of(image: str, images_dir: Path) -> list[Path]:
     if image not in _BUILT:
         return []
     return built([image], images_dir, lambda line: click.echo(line, err=True))
+
+
+def opened_built(image: str, images_dir: Path, durability: str) -> contextlib.AbstractContextManager[Bench]:
+    """A bench for a built image; those of other people's registries have no layout to look into."""
+    from benchmarks.scenarios import opened, setting_of
+
+    layouts = layouts_of(image, images_dir)
+    if not layouts:
+        raise click.UsageError(f"it looks into the layers of a built image, and {image} is a reference")
+    return opened(setting_of(image, layouts), durability)
 
 
 def arms_of_processes(arms: Sequence[str]) -> list[str]:
@@ -253,6 +268,25 @@ def peers(
         made = Rounds(bench.setting, bench.served, bench.volume, layers, timeout_seconds)
         made.run(chosen, pulls, rounds, records.emit)
     records.report(peers_table)
+
+
+@main.command()
+@_image
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
+@_images_dir
+@_unsynced
+@_json
+@_save
+def floor(image: str, rounds: int, images_dir: Path, durability: str, as_json: bool, save: Path | None) -> None:
+    """What the same work must cost here at least, stage by stage, and imgpull's library call ÷ that."""
+    from benchmarks.floor.run import Floor
+    from benchmarks.floor.table import floor_table
+
+    records = Records(as_json, save)
+    with failing(), opened_built(image, images_dir, durability) as bench:
+        records.emit(bench.header())
+        Floor(bench, bench.setting.layouts[0]).run(rounds, records.emit)
+    records.report(floor_table)
 
 
 @main.command()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["comparison", "counts", "growth", "header_line", "read_records", "seconds", "table"]
+__all__ = ["comparison", "counts", "factor", "growth", "header_line", "read_records", "seconds", "table", "title"]
 
 Record = Mapping[str, Any]
 
@@ -23,6 +23,20 @@ def seconds(values: Sequence[float]) -> str:
     """``median (least–most)``; the median alone when there is one value."""
     middle = f"{statistics.median(values):.2f} s"
     return middle if len(values) < 2 else f"{middle} ({min(values):.2f}–{max(values):.2f})"
+
+
+def factor(factors: Sequence[float]) -> str:
+    """``median (least–most)`` of ratios; a dash where there is none."""
+    if not factors:
+        return "–"
+    middle = f"{statistics.median(factors):.2f}"
+    return middle if len(factors) < 2 else f"{middle} ({min(factors):.2f}–{max(factors):.2f})"
+
+
+def title(run: Record, repeats: int, word: str) -> str:
+    """``redis, 6 layers, 47.0 MB · 5 rounds: median (least–most)``."""
+    size = f", {run['image_layers']} layers, {run['image_bytes'] / 1e6:.1f} MB" if run["image_bytes"] else ""
+    return f"{run['image']}{size} · " + (f"1 {word}" if repeats == 1 else f"{repeats} {word}s: median (least–most)")
 
 
 def counts(values: Sequence[float], unit: str = "") -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.report import counts, seconds, table
+from benchmarks.report import counts, factor, seconds, table
 
 __all__ = ["peers_table", "processor", "ratios", "real"]
 
@@ -68,17 +67,10 @@ def _row(arm: str, runs: Sequence[Record], base: Sequence[Record]) -> tuple[str,
     return (
         arm,
         seconds([run["wall_seconds"] for run in runs]),
-        _factor(ratios(runs, base)),
+        factor(ratios(runs, base)),
         seconds([run["user_seconds"] for run in runs]),
         seconds([run["system_seconds"] for run in runs]),
-        _factor(ratios(runs, base, processor)),
+        factor(ratios(runs, base, processor)),
         counts([run["max_rss_bytes"] / 1e6 for run in runs], " MB"),
         counts([run["bytes_fetched"] / 1e6 for run in runs], " MB") if "bytes_fetched" in runs[0] else "–",
     )
-
-
-def _factor(factors: Sequence[float]) -> str:
-    if not factors:
-        return "–"
-    middle = f"{statistics.median(factors):.2f}"
-    return middle if len(factors) < 2 else f"{middle} ({min(factors):.2f}–{max(factors):.2f})"
