@@ -241,32 +241,32 @@ def scale(
 
 @main.command()
 @_image
-@click.option("--pulls", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--pulls", default="1", show_default=True, callback=_counts, help="How many at once, such as 1,20.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--peers", "names", callback=_chosen_peers, help="Some of them, by name, instead of all.")
+@click.option("--cold", is_flag=True, help="Drop the page cache before each pull, which only root may.")
 @click.option("--timeout", "timeout_seconds", type=click.FloatRange(min=1), default=600.0, show_default=True)
 @_images_dir
 @_json
 @_save
 def peers(
-    image: str, pulls: int, rounds: int, names: list[str], timeout_seconds: float, images_dir: Path, as_json: bool,
-    save: Path | None,
+    image: str, pulls: list[int], rounds: int, names: list[str], cold: bool, timeout_seconds: float, images_dir: Path,
+    as_json: bool, save: Path | None,
 ) -> None:  # fmt: skip
     """The same pull by every other tool found on PATH, interleaved, as ratios to imgpull's."""
-    from benchmarks.layout import facts_of
     from benchmarks.peers import PEERS
-    from benchmarks.peers.rounds import Rounds, versions_of
+    from benchmarks.peers.rounds import Conditions, Rounds, versions_of
     from benchmarks.peers.table import peers_table
-    from benchmarks.scenarios import opened, setting_of
+    from benchmarks.scenarios import layer_facts, opened, setting_of
 
     records = Records(as_json, save)
     chosen = [PEERS[name] for name in names]
     layouts = layouts_of(image, images_dir)
-    layers = facts_of(layouts[0]).layer_facts if layouts else ()
     with failing(), opened(setting_of(image, layouts), "full", "registry" if layouts else "auto") as bench:
         records.emit({**bench.header(), "peers": versions_of(chosen)})
-        made = Rounds(bench.setting, bench.served, bench.volume, layers, timeout_seconds)
-        made.run(chosen, pulls, rounds, records.emit)
+        conditions = Conditions(timeout_seconds, cold)
+        made = Rounds(bench.setting, bench.served, bench.volume, layer_facts(layouts), conditions)
+        made.run(chosen, pulls or [1], rounds, records.emit)
     records.report(peers_table)
 
 

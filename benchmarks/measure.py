@@ -74,10 +74,17 @@ class Spec:
         return cls(**{**fields, "references": tuple(fields["references"])})
 
 
-def measure(spec: Spec) -> list[dict[str, Any]]:
-    """Runs ``spec`` in a child process; returns its records, the run's own first. Raises MeasureError."""
+def measure(spec: Spec, timeout_seconds: float | None = None) -> list[dict[str, Any]]:
+    """Runs ``spec`` in a child process; returns its records, the run's own first. Raises MeasureError, also where it
+    is not done in time, and then it is ended."""
     command = [sys.executable, "-m", "benchmarks.measure"]
-    done = subprocess.run(command, cwd=ROOT, input=spec.to_json(), capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, input=spec.to_json(), capture_output=True, text=True, check=False,
+            timeout=timeout_seconds,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise MeasureError(f"not done within {timeout_seconds:.0f} s, and ended") from None
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         raise MeasureError(f"{spec.arm} × {spec.pulls} of {spec.image} failed: {last}")
@@ -106,17 +113,20 @@ class _Clocks:
     wall: float
     user: float
     system: float
+    monotonic: float
+    """One clock for all processes of a machine, other than ``wall``."""
 
     @classmethod
     def now(cls) -> _Clocks:
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        return cls(time.perf_counter(), usage.ru_utime, usage.ru_stime)
+        return cls(time.perf_counter(), usage.ru_utime, usage.ru_stime, time.monotonic())
 
     def since(self, start: _Clocks) -> dict[str, float]:
         return {
             "wall_seconds": round(self.wall - start.wall, 6),
             "user_seconds": round(self.user - start.user, 6),
             "system_seconds": round(self.system - start.system, 6),
+            "ended_at": round(self.monotonic, 6),
         }
 
 

@@ -21,11 +21,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from benchmarks.layout import facts_of
 
-__all__ = ["ROOT", "Kind", "Origin", "OriginError", "origin", "parse_access_log", "remote_origin"]
+__all__ = ["ROOT", "Kind", "Origin", "OriginError", "Served", "origin", "parse_access_log", "remote_origin"]
 
 Kind = Literal["auto", "registry", "embedded"]
 
@@ -43,10 +43,28 @@ storage:
 http: {{addr: "{address}"}}
 """
 _LOGGED_BLOB = re.compile(r'"GET /v2/\S+/blobs/\S+ HTTP/[0-9.]+" 2\d\d (\d+)')
+_LOGGED_HEAD = re.compile(r'"HEAD /v2/\S+/manifests/\S+ HTTP/[0-9.]+" 2\d\d ')
 
 
 class OriginError(Exception):
     """No registry could be started; the message says why."""
+
+
+class Served(NamedTuple):
+    """What a registry has answered, by its own log."""
+
+    blob_gets: int
+    bytes: int
+    """Of blobs."""
+    manifest_heads: int
+
+    def since(self, before: Served) -> dict[str, int]:
+        """As a record's fields."""
+        return {
+            "blob_gets": self.blob_gets - before.blob_gets,
+            "bytes_fetched": self.bytes - before.bytes,
+            "manifest_heads": self.manifest_heads - before.manifest_heads,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +78,15 @@ class Origin:
     """What to pull, one for each layout, in order."""
     access_log: Path | None = None
 
-    def served(self) -> tuple[int, int] | None:
-        """Blob GETs answered until now and their bytes, by the registry's own log; None where it keeps none."""
+    def served(self) -> Served | None:
+        """What was answered until now; None where the registry keeps no log."""
         return parse_access_log(self.access_log.read_text(errors="replace")) if self.access_log else None
 
 
-def parse_access_log(text: str) -> tuple[int, int]:
-    """Blob GETs and their bytes in a log of the combined format."""
+def parse_access_log(text: str) -> Served:
+    """A log of the combined format."""
     sizes = [int(size) for size in _LOGGED_BLOB.findall(text)]
-    return len(sizes), sum(sizes)
+    return Served(len(sizes), sum(sizes), len(_LOGGED_HEAD.findall(text)))
 
 
 def remote_origin(reference: str) -> Origin:

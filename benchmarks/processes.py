@@ -7,6 +7,7 @@ it is a process of :mod:`benchmarks.processes` with that arm's Puller.
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import Any
 from benchmarks.measure import MeasureError, Spec
 from benchmarks.origin import ROOT, Origin
 
-__all__ = ["PROCESS_ARMS", "empty_store", "measure_processes"]
+__all__ = ["PROCESS_ARMS", "empty_store", "import_seconds", "measure_processes", "reference_seconds"]
 
 PROCESS_ARMS = ("suppression", "backoff")
 """``convoy`` is a lock inside one process: it has no form of several."""
@@ -26,7 +27,7 @@ def measure_processes(spec: Spec, served: Origin, *, dropped: bool) -> list[dict
     (layers applied, wake-ups) can't be seen from here and is not in the record."""
     if spec.arm not in PROCESS_ARMS:
         raise MeasureError(f"the arm {spec.arm} lives inside one process; processes have {', '.join(PROCESS_ARMS)}")
-    before = served.served() or (0, 0)
+    before = served.served()
     start = time.perf_counter()
     children = [_start(spec, number) for number in range(spec.pulls)]
     usages = [_wait(child, spec) for child in children]
@@ -50,9 +51,25 @@ def measure_processes(spec: Spec, served: Origin, *, dropped: bool) -> list[dict
         "caches_dropped": dropped,
     }
     after = served.served()
-    if after is not None:
-        record["blob_gets"], record["bytes_fetched"] = after[0] - before[0], after[1] - before[1]
+    if before is not None and after is not None:
+        record.update(after.since(before))
     return [record]
+
+
+def import_seconds(times: int = 5) -> float:
+    """The median wall time of a process that imports imgpull and ends."""
+    spent = []
+    for _ in range(times):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import imgpull"], cwd=ROOT, check=True)
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent)
+
+
+def reference_seconds(one_pull_seconds: float, processes: int, importing_seconds: float, cores: int) -> float:
+    """What so many processes can't be quicker than, if each imports imgpull and one of them pulls: one pull, and all
+    imports on all cores."""
+    return one_pull_seconds + processes * importing_seconds / cores
 
 
 def empty_store(root: str) -> None:

@@ -33,10 +33,11 @@ def factor(factors: Sequence[float]) -> str:
     return middle if len(factors) < 2 else f"{middle} ({min(factors):.2f}–{max(factors):.2f})"
 
 
-def title(run: Record, repeats: int, word: str) -> str:
-    """``redis, 6 layers, 47.0 MB · 5 rounds: median (least–most)``."""
+def title(run: Record, repeats: int, word: str, what: str = "") -> str:
+    """``redis, 6 layers, 47.0 MB · what · 5 rounds: median (least–most)``."""
     size = f", {run['image_layers']} layers, {run['image_bytes'] / 1e6:.1f} MB" if run["image_bytes"] else ""
-    return f"{run['image']}{size} · " + (f"1 {word}" if repeats == 1 else f"{repeats} {word}s: median (least–most)")
+    spread = f"1 {word}" if repeats == 1 else f"{repeats} {word}s: median (least–most)"
+    return " · ".join(part for part in (f"{run['image']}{size}", what, spread) if part)
 
 
 def counts(values: Sequence[float], unit: str = "") -> str:
@@ -83,10 +84,8 @@ def comparison(records: Sequence[Record]) -> str:
     first = runs[0]
     repeats = max(len(chosen) for chosen in arms.values())
     what = "processes" if first["scenario"] == "processes" else "pulls"
-    size = f", {first['image_layers']} layers, {first['image_bytes'] / 1e6:.1f} MB" if first["image_bytes"] else ""
-    spread = f"{repeats} repeats: median (least–most)" if repeats > 1 else "1 repeat"
-    title = f"{first['image']}{size} · {first['pulls']} {what} at once into an empty store · {spread}"
-    parts = [title, _times(arms)]
+    pulled = f"{first['pulls']} {what} at once into an empty store"
+    parts = [title(first, repeats, "repeat", pulled), _times(arms)]
     if "blob_gets" in first:
         parts.append(_causes(arms))
     return "\n\n".join(parts)

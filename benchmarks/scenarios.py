@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment
-from benchmarks.layout import facts_of
+from benchmarks.layout import LayerFacts, facts_of
 from benchmarks.measure import Spec, measure
 from benchmarks.origin import Kind, Origin, origin, remote_origin
 from benchmarks.processes import empty_store, measure_processes
 from benchmarks.volume import Volume, drop_caches, measuring_volume
 
-__all__ = ["Bench", "Setting", "interleaved", "opened", "setting_of"]
+__all__ = ["Bench", "Setting", "interleaved", "layer_facts", "opened", "setting_of"]
 
 Record = dict[str, Any]
 
@@ -50,6 +50,11 @@ class Setting:
 
 def setting_of(image: str, layouts: Sequence[Path]) -> Setting:
     return Setting(image, tuple(layouts), "" if layouts else image)
+
+
+def layer_facts(layouts: Sequence[Path]) -> tuple[LayerFacts, ...]:
+    """Those of the first layout; none for a reference."""
+    return facts_of(layouts[0]).layer_facts if layouts else ()
 
 
 def interleaved(arms: Sequence[str], repeats: int) -> Iterator[tuple[int, str]]:

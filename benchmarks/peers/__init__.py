@@ -10,7 +10,16 @@ from collections.abc import Mapping
 
 from benchmarks.peers.daemons import Containerd, Dockerd
 from benchmarks.peers.peer import Peer
-from benchmarks.peers.single import Crane, CurlAndTar, Imgpull, ImgpullThreads, Oras, Podman, SkopeoAndUmoci
+from benchmarks.peers.single import (
+    Crane,
+    CurlAndTar,
+    Imgpull,
+    ImgpullLibrary,
+    ImgpullThreads,
+    Oras,
+    Podman,
+    SkopeoAndUmoci,
+)
 
 __all__ = ["PEERS", "Peer"]
 
@@ -19,6 +28,7 @@ PEERS: Mapping[str, Peer] = {
     for peer in (
         Imgpull("imgpull", "full"),
         Imgpull("imgpull-unsynced", "none"),
+        ImgpullLibrary(),
         ImgpullThreads(),
         Containerd(),
         Dockerd(),

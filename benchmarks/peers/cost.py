@@ -35,6 +35,8 @@ class Usage:
 def cost_of(ready: Ready, timeout_seconds: float) -> dict[str, Any]:
     """Runs the pull; returns the record's fields of time and memory. Raises PeerError when a command fails, with the
     last line on its standard error, or when all are not done in time; then nothing of them is left running."""
+    if ready.own_cost is not None:
+        return dict(ready.own_cost(timeout_seconds))
     with tempfile.TemporaryDirectory(prefix="imgpull-peer-") as folder:
         errors = Path(folder) / "errors"
         before = usage_of(ready.daemon)
@@ -45,6 +47,7 @@ def cost_of(ready: Ready, timeout_seconds: float) -> dict[str, Any]:
             raise PeerError(last_line(errors) or spent["failed"][0])
     return {
         "wall_seconds": round(spent["wall_seconds"], 6),
+        "ended_at": spent["ended_at"],
         "user_seconds": round(spent["user_seconds"] + after.user_seconds - before.user_seconds, 6),
         "system_seconds": round(spent["system_seconds"] + after.system_seconds - before.system_seconds, 6),
         "max_rss_bytes": max(spent["max_rss_bytes"], after.max_rss_bytes),

@@ -43,8 +43,10 @@ def _run(lanes: list[list[list[str]]], errors: str) -> dict[str, object]:
             failed.append(f"{lane[0][0]} ended with status {code}")
         elif len(lane) > 1:
             start(lane[1:])
+    ended, ended_at = time.perf_counter(), time.monotonic()
     return {
-        "wall_seconds": time.perf_counter() - began,
+        "wall_seconds": ended - began,
+        "ended_at": ended_at,
         "user_seconds": user,
         "system_seconds": system,
         "max_rss_bytes": largest * (1 if sys.platform == "darwin" else 1024),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from benchmarks.layout import LayerFacts
 
@@ -31,6 +31,8 @@ class Place:
     pulls: int = 1
     layers: tuple[LayerFacts, ...] = ()
     """Lowest first; none where the image is in a registry that somebody else runs."""
+    image: str = ""
+    """Its name, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,9 @@ class Ready:
     daemon: int | None = None
     """The process that works for the commands: its processor time and memory are counted with theirs."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    own_cost: Callable[[float], Mapping[str, Any]] | None = None
+    """For who takes the time himself, being no command: makes the pull within so many seconds and returns the record's
+    fields of time and memory. Raises PeerError. There are no lanes then."""
 
 
 class Peer(Protocol):

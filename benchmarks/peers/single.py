@@ -6,16 +6,18 @@ import shlex
 import shutil
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from benchmarks.layout import LayerFacts
-from benchmarks.peers.peer import Command, Place, Ready, missing_program
+from benchmarks.measure import MeasureError, Spec, measure
+from benchmarks.peers.peer import Command, PeerError, Place, Ready, missing_program
 
-__all__ = ["Crane", "CurlAndTar", "Imgpull", "ImgpullThreads", "Oras", "Podman", "SkopeoAndUmoci"]
+__all__ = ["Crane", "CurlAndTar", "Imgpull", "ImgpullLibrary", "ImgpullThreads", "Oras", "Podman", "SkopeoAndUmoci"]
 
+_COSTS = ("wall_seconds", "user_seconds", "system_seconds", "max_rss_bytes", "ended_at")
 _TAR = "tar -xp --same-owner --numeric-owner --xattrs --xattrs-include=* --keep-directory-symlink"
 """Links to directories are kept: an entry below ``lib -> usr/lib`` must land in ``usr/lib``."""
 
@@ -72,6 +74,33 @@ class ImgpullThreads:
         store = str(place.directory / "store")
         command = [sys.executable, "-m", "benchmarks.peers.threads", store, place.reference, str(place.pulls)]
         yield Ready([[command]])
+
+
+class ImgpullLibrary:
+    """The call alone, in a process that has imported everything; several are callers of one process."""
+
+    name = "imgpull-library"
+    programs = ()
+    note = "the call alone, everything imported before; durability none"
+
+    def absent(self, place: Place) -> str:
+        return ""
+
+    @contextmanager
+    def ready(self, place: Place) -> Iterator[Ready]:
+        spec = Spec(
+            scenario="peers", arm="suppression", image=place.image, references=(place.reference,),
+            pulls=place.pulls, repeat=0, store=str(place.directory / "store"), durability="none",
+        )  # fmt: skip
+
+        def cost(timeout_seconds: float) -> Mapping[str, Any]:
+            try:
+                record = measure(spec, timeout_seconds)[0]
+            except MeasureError as error:
+                raise PeerError(str(error)) from None
+            return {key: record[key] for key in _COSTS}
+
+        yield Ready((), own_cost=cost)
 
 
 class Podman(_Program):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.report import counts, factor, seconds, table
+from benchmarks.processes import reference_seconds
+from benchmarks.report import counts, factor, seconds, table, title
 
 __all__ = ["peers_table", "processor", "ratios", "real"]
 
 Record = Mapping[str, Any]
-
+_BASES = ("imgpull", "imgpull-unsynced", "imgpull-library")
+_PROCESSES = ("imgpull", "imgpull-unsynced")
 
 Cost = Callable[[Record], float]
 
@@ -32,45 +34,77 @@ def ratios(runs: Sequence[Record], base: Sequence[Record], cost: Cost = real) ->
 
 
 def peers_table(records: Sequence[Record]) -> str:
-    """Rows in the order of the records; below them the notes, who failed, and who was not here."""
-    runs = [record for record in records if record["record"] == "run"]
+    """For each number of pulls two tables, rows in the order of the records; below them the notes, who failed, and who
+    was not here."""
+    runs = [record for record in records if record["record"] == "run" and record["scenario"] != "reference"]
     failures = [record for record in records if record["record"] == "failure"]
     parts = []
-    if runs:
-        arms = list(dict.fromkeys(run["arm"] for run in runs))
-        base = arms[0] if "imgpull" not in arms else "imgpull"
-        chosen = {arm: [run for run in runs if run["arm"] == arm] for arm in arms}
-        rows = [_row(arm, chosen[arm], chosen[base]) for arm in arms]
-        headings = ("peer", "real", f"÷ {base}", "user", "sys", f"user+sys ÷ {base}", "largest process", "fetched")
-        parts += [_title(runs), table(headings, rows)]
-        parts.append(_lines(f"{arm}: {runs_of[0]['note']}" for arm, runs_of in chosen.items() if runs_of[0]["note"]))
+    for pulls in dict.fromkeys(run["pulls"] for run in runs):
+        parts += _tables([run for run in runs if run["pulls"] == pulls])
+        parts.append(_lines(_processes(records, pulls)))
+    notes = {run["arm"]: run["note"] for run in runs if run["note"]}
+    parts.append(_lines(f"{arm}: {note}" for arm, note in notes.items()))
     parts.append(_lines(f"failed, round {one['repeat']}: {one['arm']}: {one['error']}" for one in failures))
-    absent = [record for record in records if record["record"] == "absent"]
-    parts.append(_lines(f"not here: {one['arm']}: {one['reason']}" for one in absent))
+    absent = {(one["arm"], one["reason"]) for one in records if one["record"] == "absent"}
+    parts.append(_lines(f"not here: {arm}: {reason}" for arm, reason in sorted(absent)))
     return "\n\n".join(part for part in parts if part)
 
 
-def _lines(lines: Any) -> str:
+def _lines(lines: Iterable[str]) -> str:
     return "\n".join(lines)
+
+
+def _tables(runs: Sequence[Record]) -> list[str]:
+    """What each took, then what each took for what imgpull took: synced first, unsynced and as a library beside it."""
+    arms = list(dict.fromkeys(run["arm"] for run in runs))
+    of_arm = {arm: [run for run in runs if run["arm"] == arm] for arm in arms}
+    bases = [base for base in _BASES if base in arms] or arms[:1]
+    costs = ("peer", "real", "user", "sys", "largest process", "fetched", "HEADs")
+    compared = ("peer", *(f"real ÷ {base}" for base in bases), *(f"user+sys ÷ {base}" for base in bases))
+    rows = []
+    for arm in arms:
+        wall = (factor(ratios(of_arm[arm], of_arm[base])) for base in bases)
+        cpu = (factor(ratios(of_arm[arm], of_arm[base], processor)) for base in bases)
+        rows.append((arm, *wall, *cpu))
+    return [_title(runs), table(costs, [_row(arm, of_arm[arm]) for arm in arms]), table(compared, rows)]
+
+
+def _processes(records: Sequence[Record], pulls: int) -> Iterator[str]:
+    """What several imgpull processes are measured by: one pull and all imports on all cores, in the same round."""
+    importing = {one["repeat"]: one["wall_seconds"] for one in records if one["record"] == "import"}
+    runs = [record for record in records if record["record"] == "run"]
+    cores = next((one["cpus"] for one in records if one["record"] == "environment"), 1)
+    for arm in dict.fromkeys(run["arm"] for run in runs if run["arm"] in _PROCESSES):
+        of_arm = [run for run in runs if run["arm"] == arm]
+        alone = {run["repeat"]: run["wall_seconds"] for run in of_arm if run["pulls"] == 1}
+        several = [
+            run for run in of_arm if run["pulls"] == pulls and {run["repeat"]} <= alone.keys() & importing.keys()
+        ]
+        if pulls == 1 or not several:
+            continue
+        reference = [reference_seconds(alone[run["repeat"]], pulls, importing[run["repeat"]], cores) for run in several]
+        shares = [run["wall_seconds"] / value for run, value in zip(several, reference, strict=True)]
+        yield (
+            f"{arm}, {pulls} processes: {seconds([run['wall_seconds'] for run in several])}; one pull and {pulls} ×"
+            f" import imgpull ÷ {cores} cores: {seconds(reference)}; ratio {factor(shares)}"
+        )
 
 
 def _title(runs: Sequence[Record]) -> str:
     first = runs[0]
-    size = f", {first['image_layers']} layers, {first['image_bytes'] / 1e6:.1f} MB" if first["image_bytes"] else ""
-    rounds = max(run["repeat"] for run in runs)
     pulls = "1 pull" if first["pulls"] == 1 else f"{first['pulls']} pulls at once"
-    spread = "1 round" if rounds == 1 else f"{rounds} rounds: median (least–most)"
-    return f"{first['image']}{size} · {pulls} into an empty store · {spread}"
+    cold = ", page cache dropped" if first.get("cold") else ""
+    return title(first, max(run["repeat"] for run in runs), "round", f"{pulls} into an empty store{cold}")
 
 
-def _row(arm: str, runs: Sequence[Record], base: Sequence[Record]) -> tuple[str, ...]:
+def _row(arm: str, runs: Sequence[Record]) -> tuple[str, ...]:
+    fetched = "bytes_fetched" in runs[0]
     return (
         arm,
         seconds([run["wall_seconds"] for run in runs]),
-        factor(ratios(runs, base)),
         seconds([run["user_seconds"] for run in runs]),
         seconds([run["system_seconds"] for run in runs]),
-        factor(ratios(runs, base, processor)),
         counts([run["max_rss_bytes"] / 1e6 for run in runs], " MB"),
-        counts([run["bytes_fetched"] / 1e6 for run in runs], " MB") if "bytes_fetched" in runs[0] else "–",
+        counts([run["bytes_fetched"] / 1e6 for run in runs], " MB") if fetched else "–",
+        counts([run["manifest_heads"] for run in runs]) if fetched else "–",
     )
