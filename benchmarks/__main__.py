@@ -290,6 +290,39 @@ def floor(image: str, rounds: int, images_dir: Path, durability: str, as_json: b
 
 
 @main.command()
+@_image
+@click.option("--latency-ms", type=click.FloatRange(min=0), default=20.0, show_default=True, help="There and back.")
+@click.option(
+    "--rate-mb", type=click.FloatRange(min=0.1), default=50.0, show_default=True, help="10**6 bytes a second."
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--peers", "names", callback=_chosen_peers, help="Some of them, by name, instead of all.")
+@_images_dir
+@_json
+@_save
+def shaped(
+    image: str, latency_ms: float, rate_mb: float, rounds: int, names: list[str], images_dir: Path, as_json: bool,
+    save: Path | None,
+) -> None:  # fmt: skip
+    """Pulls through a line of some latency and rate: how long after the last byte the image is ready."""
+    from benchmarks.peers import PEERS
+    from benchmarks.peers.rounds import Rounds, versions_of
+    from benchmarks.scenarios import layer_facts
+    from benchmarks.shaped.proxy import Line, proxy
+    from benchmarks.shaped.run import ShapedRounds
+    from benchmarks.shaped.table import shaped_table
+
+    records = Records(as_json, save)
+    chosen, line = [PEERS[name] for name in names], Line(latency_ms / 1000, rate_mb * 1e6)
+    with failing(), opened_built(image, images_dir, "full") as bench, proxy(bench.served.address, line) as before:
+        served = bench.served.behind(before.address, line.description)
+        records.emit({**bench.header(), "origin": served.description, "peers": versions_of(chosen)})
+        made = Rounds(bench.setting, served, bench.volume, layer_facts(bench.setting.layouts))
+        ShapedRounds(made, before, line).run(chosen, rounds, records.emit)
+    records.report(shaped_table)
+
+
+@main.command()
 @click.argument("results", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE.jsonl")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path(), show_default=True)
 def plot(results: Path, out: Path) -> None:

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -81,6 +81,11 @@ class Origin:
     def served(self) -> Served | None:
         """What was answered until now; None where the registry keeps no log."""
         return parse_access_log(self.access_log.read_text(errors="replace")) if self.access_log else None
+
+    def behind(self, address: str, line: str) -> Origin:
+        """The same, asked through a proxy at ``address``; ``line`` describes it."""
+        references = tuple(reference.replace(self.address, address, 1) for reference in self.references)
+        return replace(self, description=f"{self.description} behind {line}", address=address, references=references)
 
 
 def parse_access_log(text: str) -> Served:
