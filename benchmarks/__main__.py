@@ -323,6 +323,25 @@ def shaped(
 
 
 @main.command()
+@_image
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@_images_dir
+@_unsynced
+@_json
+@_save
+def profile(image: str, rounds: int, images_dir: Path, durability: str, as_json: bool, save: Path | None) -> None:
+    """Where the wall, processor and interpreter-lock time of a library pull go, and its system calls."""
+    from benchmarks.profiling.run import Profile
+    from benchmarks.profiling.table import profile_table
+
+    records = Records(as_json, save)
+    with failing(), opened_built(image, images_dir, durability) as bench:
+        records.emit(bench.header())
+        Profile(bench, bench.setting.layouts[0]).run(rounds, records.emit)
+    records.report(profile_table)
+
+
+@main.command()
 @click.argument("results", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE.jsonl")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path(), show_default=True)
 def plot(results: Path, out: Path) -> None:

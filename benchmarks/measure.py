@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from imgpull.puller import Puller
     from imgpull.store import Image, Store
 
-__all__ = ["MeasureError", "Spec", "measure", "peak_rss_bytes"]
+__all__ = ["MeasureError", "Spec", "measure", "peak_rss_bytes", "preload"]
 
 _STACK_BYTES = 512 * 1024
 """A thousand callers are a thousand threads; eight MiB of address space for each would be refused in small machines."""
@@ -130,7 +130,8 @@ class _Clocks:
         }
 
 
-def _preload() -> None:
+def preload() -> None:
+    """Imports all that a pull may need."""
     package = importlib.import_module("imgpull")
     for module in pkgutil.walk_packages(package.__path__, "imgpull."):
         if not module.name.startswith(("imgpull.cli", "imgpull.__main__")):
@@ -241,7 +242,7 @@ def _check(runners: Sequence[_Runner]) -> None:
 
 def _main() -> None:
     spec = Spec.from_json(sys.stdin.read())
-    _preload()
+    preload()
     try:
         records = _run(spec)
     except Exception as error:

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.floor.apply import apply, refuse_unsafe
 from benchmarks.measure import peak_rss_bytes
 
-__all__ = ["STAGES", "Order", "inflater_name", "perform"]
+__all__ = ["STAGES", "Order", "inflater_name", "perform", "tar_of"]
 
 _BLOCK = 256 * 1024
 """As imgpull reads and inflates; larger ones gain nothing (docs/decisions/threads.md)."""
@@ -118,7 +118,8 @@ def _inflate(data: bytes, take: Callable[[bytes], None]) -> None:
         take(data)
 
 
-def _tar_of(path: str) -> bytes:
+def tar_of(path: str) -> bytes:
+    """The uncompressed bytes of the blob in ``path``."""
     pieces: list[bytes] = []
     _inflate(Path(path).read_bytes(), pieces.append)
     return b"".join(pieces)
@@ -172,7 +173,7 @@ def _prepared(
     if order.stage in ("digest", "inflate"):
         data = Path(path).read_bytes()
         return (lambda: _digest(data)) if order.stage == "digest" else (lambda: _inflated_bytes(data))
-    tar = _tar_of(path)
+    tar = tar_of(path)
     if order.stage == "digest-tar":
         return lambda: _digest(tar)
     extra["entries"] += refuse_unsafe(tar)
