@@ -206,6 +206,9 @@ def compare(
 @click.option("--layers", callback=_counts, help="How many of the image's layers, such as 1,10,40 of manylayers.")
 @click.option("--images", callback=_counts, help="How many images upon one base, such as 1,2,5,10.")
 @click.option("--processes", callback=_counts, help="How many processes of the CLI, such as 1,5,20.")
+@click.option(
+    "--callers", type=click.IntRange(min=1), default=5, show_default=True, help="Of each image, on those axes."
+)
 @_arms
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True)
 @_images_dir
@@ -214,10 +217,10 @@ def compare(
 @_json
 @_save
 def scale(
-    image: str, arms: list[str], repeats: int, images_dir: Path, durability: str, seed: int | None, as_json: bool,
-    save: Path | None, **axes: list[int],
+    image: str, arms: list[str], repeats: int, callers: int, images_dir: Path, durability: str, seed: int | None,
+    as_json: bool, save: Path | None, **axes: list[int],
 ) -> None:  # fmt: skip
-    """How the cost grows, one axis after another; on those of layers and images, five pull each image at once.
+    """How the cost grows, one axis after another; on those of layers and images, --callers pull each image at once.
 
     An old arm stops where it would take minutes.
     """
@@ -232,7 +235,7 @@ def scale(
     records = Records(as_json, save)
     setting = setting_of(image, layouts_of(image, images_dir))
     with failing():
-        made = Scale(setting, partial(opened, durability=durability, seed=seed), arms, repeats, records.emit)
+        made = Scale(setting, partial(opened, durability=durability, seed=seed), arms, repeats, records.emit, callers)
         for axis in AXES:
             if axes[axis]:
                 made.run(axis, axes[axis])

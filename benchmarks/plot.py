@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.report import axis_of, read_records, step_of
+from benchmarks.report import axis_of, read_records, runs_at, step_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -233,7 +233,7 @@ def _draw_growth(figure: Figure, runs: Sequence[Record], axis: str) -> None:
     for arm in dict.fromkeys(run["arm"] for run in runs):
         chosen = [run for run in runs if run["arm"] == arm]
         steps = sorted({step_of(run) for run in chosen})
-        walls = [[run["wall_seconds"] for run in chosen if step_of(run) == step] for step in steps]
+        walls = [[run["wall_seconds"] for run in runs_at(chosen, step)] for step in steps]
         middle = [statistics.median(wall) for wall in walls]
         colour = _ARM_COLOURS.get(arm)
         axes.fill_between(steps, [min(wall) for wall in walls], [max(wall) for wall in walls], color=colour, alpha=0.18,

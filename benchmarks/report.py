@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,17 +152,45 @@ def growth(records: Sequence[Record]) -> str:
         for step in steps:
             cells = []
             for arm in arms:
-                wall = [run["wall_seconds"] for run in chosen if run["arm"] == arm and step_of(run) == step]
+                wall = [run["wall_seconds"] for run in runs_at([run for run in chosen if run["arm"] == arm], step)]
                 cells.append(seconds(wall) if wall else "–")
             rows.append((str(step), *cells))
         parts.append(f"{chosen[0]['image']}\n" + table((f"real, by {axis_of(chosen[0])}", *arms), rows))
-    return "\n\n".join(parts)
+        parts.append("\n".join(line for arm in arms for line in _slope([run for run in chosen if run["arm"] == arm])))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _slope(runs: Sequence[Record]) -> Iterator[str]:
+    """What one more duplicate costs, by the fewest and each larger number of pulls, for runs of one arm and scenario;
+    on the axis of images, what all callers take for what each image once takes."""
+    axis = axis_of(runs[0])
+    wall: dict[tuple[int, int], list[float]] = {}
+    for run in runs:
+        wall.setdefault((step_of(run) if axis == "images" else 1, run["pulls"]), []).append(run["wall_seconds"])
+    for step in sorted({step for step, _ in wall}):
+        fewest, *more = sorted(pulls for one, pulls in wall if one == step)
+        first = statistics.median(wall[step, fewest])
+        for pulls in more:
+            last = statistics.median(wall[step, pulls])
+            per = (last - first) / (pulls - fewest) * 1000
+            where = f"{step} images, " if axis == "images" else ""
+            yield (
+                f"{runs[0]['arm']}, {where}{pulls} pulls ÷ {fewest}: {last / first:.2f},"
+                f" {per:.2f} ms for each further duplicate"
+            )
 
 
 def axis_of(run: Record) -> str:
     """What grows in this run's scenario: ``pulls``, ``layers``, ``images`` or ``processes``."""
     scenario = str(run["scenario"])
     return scenario.removeprefix("scale-") if scenario.startswith("scale-") else scenario.replace("compare", "pulls")
+
+
+def runs_at(runs: Sequence[Record], step: int) -> list[Record]:
+    """Those of one step, with the most pulls: on the axis of images each image is also pulled once."""
+    at = [run for run in runs if step_of(run) == step]
+    most = max((run["pulls"] for run in at), default=0)
+    return [run for run in at if run["pulls"] == most]
 
 
 def step_of(run: Record) -> int:

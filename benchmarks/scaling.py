@@ -18,7 +18,8 @@ Axis = Literal["pulls", "layers", "images", "processes"]
 AXES: tuple[Axis, ...] = get_args(Axis)
 
 CALLERS = 5
-"""On the axes of layers and images: how many pull each image at once, so that there is something to suppress."""
+"""On the axes of layers and images: how many pull each image at once where nothing else is said, so that there is
+something to suppress."""
 _LARGEST: Mapping[str, int] = {"convoy": 20, "backoff": 100}
 """Pulls past which an old arm takes minutes and shows nothing new."""
 
@@ -37,12 +38,15 @@ class Scale:
         arms: Sequence[str],
         repeats: int,
         emit: Callable[[Record], None],
+        callers: int = CALLERS,
     ) -> None:
+        """``callers``: how many pull each image, on the axes of layers and images."""
         self._setting = setting
         self._open_bench = open_bench
         self._arms = arms
         self._repeats = repeats
         self._emit = emit
+        self._callers = callers
         self._headed = False
 
     def run(self, axis: Axis, counts: Sequence[int]) -> None:
@@ -55,7 +59,10 @@ class Scale:
         with tempfile.TemporaryDirectory(prefix="imgpull-derived-") as folder:
             for count in counts:
                 layouts = self._derived(axis, count, Path(folder) / str(count))
-                self._bench(Setting(self._setting.image, tuple(layouts)), axis, [CALLERS * len(layouts)])
+                pulls = [self._callers * len(layouts)]
+                if axis == "images":
+                    pulls.insert(0, len(layouts))  # each image once: all that there is to fetch and to unpack
+                self._bench(Setting(self._setting.image, tuple(layouts)), axis, pulls)
 
     def _derived(self, axis: Axis, count: int, out: Path) -> list[Path]:
         (layout,) = self._setting.layouts

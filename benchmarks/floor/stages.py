@@ -99,7 +99,7 @@ def _pieces(member: Any, data: memoryview, take: Callable[[bytes], None]) -> byt
     """One member or frame out of ``data``; returns what follows it."""
     at = 0
     while not member.eof:
-        piece = b""
+        piece = memoryview(b"")
         if member.needs_input:
             if at >= len(data):
                 raise EOFError("the layer ends inside its compressed data")

@@ -19,11 +19,11 @@ from benchmarks.peers import PEERS
 from benchmarks.peers.cost import cost_of, last_line, usage_of
 from benchmarks.peers.daemons import Containerd
 from benchmarks.peers.peer import PeerError, Place, Ready
-from benchmarks.peers.rounds import Rounds, versions_of
+from benchmarks.peers.rounds import Conditions, Rounds, versions_of
 from benchmarks.peers.single import CurlAndTar, Podman, SkopeoAndUmoci
 from benchmarks.peers.table import peers_table, processor, ratios
 from benchmarks.scenarios import Setting
-from benchmarks.volume import Volume
+from benchmarks.volume import Volume, VolumeError
 from fakes.threads import until
 
 REFERENCE = "127.0.0.1:1/redis:latest"
@@ -79,7 +79,7 @@ class Run:
     records: list[dict[str, Any]]
 
     def of(self, *peers: Any, pulls: int = 1, rounds: int = 1) -> list[dict[str, Any]]:
-        self.rounds.run(peers, pulls, rounds, self.records.append)
+        self.rounds.run(peers, [pulls], rounds, self.records.append)
         return self.records
 
 
@@ -90,7 +90,7 @@ def run(tmp_path: Path) -> Run:
     log = tmp_path / "access.log"
     log.touch()
     served = Origin("fake", "127.0.0.1:1", (REFERENCE,), log)
-    return Run(Rounds(Setting("redis", ()), served, Volume(volume, None, 0), (), timeout_seconds=60), [])
+    return Run(Rounds(Setting("redis", ()), served, Volume(volume, None, 0), (), Conditions(60)), [])
 
 
 def test_each_round_runs_every_peer_on_an_empty_place(programs: Programs, run: Run) -> None:
@@ -242,20 +242,96 @@ def test_ratios_are_of_the_same_round() -> None:
     assert ratios([{**spent, "user_seconds": 2.5}], [spent], processor) == [2.0]
 
 
-def test_the_table_is_by_peer_with_imgpull_as_one(programs: Programs) -> None:
-    common = {
-        "record": "run", "image": "redis", "pulls": 1, "image_bytes": 48_000_000, "image_layers": 6,
-        "user_seconds": 1.0, "system_seconds": 0.5, "max_rss_bytes": 2e7, "note": "",
-    }  # fmt: skip
+COMMON = {
+    "record": "run", "scenario": "peers", "image": "redis", "pulls": 1, "image_bytes": 48_000_000, "image_layers": 6,
+    "user_seconds": 1.0, "system_seconds": 0.5, "max_rss_bytes": 2e7, "note": "",
+}  # fmt: skip
+
+
+def test_the_tables_are_by_peer_with_imgpull_as_one() -> None:
     records = [
-        {**common, "arm": arm, "repeat": repeat, "wall_seconds": wall}
-        for repeat, arm, wall in [(1, "podman", 2.0), (1, "imgpull", 1.0), (2, "imgpull", 2.0), (2, "podman", 6.0)]
-    ]
+        {**COMMON, "arm": arm, "repeat": repeat, "wall_seconds": wall}
+        for repeat, arm, wall in [
+            (1, "podman", 2.0), (1, "imgpull", 1.0), (1, "imgpull-unsynced", 0.5),
+            (2, "imgpull", 2.0), (2, "podman", 6.0), (2, "imgpull-unsynced", 1.0),
+        ]
+    ]  # fmt: skip
     lines = peers_table(records).splitlines()
     assert lines[0] == "redis, 6 layers, 48.0 MB · 1 pull into an empty store · 2 rounds: median (least–most)"
-    (row,) = (line for line in lines if line.startswith("podman"))
-    assert "4.00 s (2.00–6.00)" in row
-    assert "2.50 (2.00–3.00)" in row
+    (heading,) = (line for line in lines if "÷" in line)
+    assert heading.index("real ÷ imgpull ") < heading.index("real ÷ imgpull-unsynced")  # full first, none beside it
+    spent, compared = (line for line in lines if line.startswith("podman"))
+    assert "4.00 s (2.00–6.00)" in spent
+    assert "2.50 (2.00–3.00)  " in compared
+    assert "5.00 (4.00–6.00)  " in compared
+
+
+def test_counts_of_pulls_have_tables_of_their_own_and_processes_their_measure() -> None:
+    alone = {**COMMON, "arm": "imgpull", "repeat": 1, "wall_seconds": 1.0, "scenario": "reference"}
+    several = {**COMMON, "arm": "imgpull", "repeat": 1, "wall_seconds": 3.0, "pulls": 20}
+    cold = {**COMMON, "arm": "imgpull-library", "repeat": 1, "wall_seconds": 1.0, "pulls": 5, "cold": True}
+    imported = {"record": "import", "repeat": 1, "wall_seconds": 0.1}
+    text = peers_table([{"record": "environment", "cpus": 2}, imported, alone, several, cold])
+    assert "1 pull into" not in text  # it is there for comparison only
+    assert "20 pulls at once into an empty store · 1 round" in text
+    assert "5 pulls at once into an empty store, page cache dropped · 1 round" in text
+    assert (
+        "imgpull, 20 processes: 3.00 s; one pull and 20 × import imgpull ÷ 2 cores: 2.00 s; ratio 1.50"
+        in text.splitlines()
+    )
+
+
+@dataclass(frozen=True)
+class Clocked:
+    """A peer that takes the time himself."""
+
+    error: str = ""
+    name = "clocked"
+    programs = ()
+    note = ""
+
+    def absent(self, place: Place) -> str:
+        return ""
+
+    @contextmanager
+    def ready(self, place: Place) -> Iterator[Ready]:
+        def cost(timeout_seconds: float) -> dict[str, Any]:
+            if self.error:
+                raise PeerError(self.error)
+            return {"wall_seconds": timeout_seconds}
+
+        yield Ready((), own_cost=cost)
+
+
+def test_who_takes_the_time_himself_is_believed(run: Run) -> None:
+    run.of(Clocked())
+    done, failed = run.of(Clocked("no"))
+    assert (done["record"], done["wall_seconds"]) == ("run", 60)
+    assert (failed["record"], failed["error"]) == ("failure", "no")
+
+
+def test_only_root_drops_the_page_cache(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[bool] = []
+
+    def drop() -> bool:
+        dropped.append(True)
+        return len(dropped) < 2
+
+    monkeypatch.setattr("benchmarks.peers.rounds.drop_caches", drop)
+    run.rounds._conditions = Conditions(60, cold=True)
+    (record,) = run.of(Clocked())
+    assert (record["cold"], dropped) == (True, [True])
+    with pytest.raises(VolumeError, match="only root may drop the page cache"):
+        run.of(Clocked())
+
+
+def test_several_processes_have_one_beside_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.peers.rounds.cost_of", lambda ready, _: {"wall_seconds": float(len(ready.lanes))})
+    monkeypatch.setattr("benchmarks.peers.rounds.import_seconds", lambda: 0.25)
+    records = run.of(PEERS["imgpull"], pulls=3, rounds=2)
+    assert [record["wall_seconds"] for record in records if record["record"] == "import"] == [0.25, 0.25]
+    made = [(record["scenario"], record["pulls"]) for record in records if record["record"] == "run"]
+    assert sorted(made) == [("peers", 3), ("peers", 3), ("reference", 1), ("reference", 1)]
 
 
 def test_versions_and_last_lines(programs: Programs, tmp_path: Path) -> None:

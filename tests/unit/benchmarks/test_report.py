@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.report import comparison, counts, growth, seconds
+from benchmarks.report import comparison, counts, factor, growth, seconds
 
 
 def run(arm: str, wall: float, **changed: Any) -> dict[str, Any]:
@@ -58,3 +58,22 @@ def test_growth_has_a_row_for_each_step_and_a_gap_where_an_arm_stopped() -> None
     steps = [run("suppression", 0.5, scenario="scale-pulls", pulls=count) for count in (1, 100)]
     text = growth([*steps, run("convoy", 9.0, scenario="scale-pulls", pulls=1)])
     assert [cell.strip() for cell in cells(text, "100 ")] == ["0.50 s", "–"]
+
+
+def test_growth_says_what_a_further_duplicate_costs() -> None:
+    steps = [run("suppression", wall, scenario="scale-pulls", pulls=count) for count, wall in ((1, 0.5), (101, 1.0))]
+    assert "suppression, 101 pulls ÷ 1: 2.00, 5.00 ms for each further duplicate" in growth(steps).splitlines()
+
+
+def test_images_are_compared_with_each_of_them_once() -> None:
+    """The table shows the callers' runs; each image once is what they are divided by."""
+    common = {"scenario": "scale-images", "images": 4}
+    text = growth([run("suppression", 1.0, pulls=4, **common), run("suppression", 1.2, pulls=84, **common)])
+    assert cells(text, "4 ") == ["1.20 s"]
+    assert "suppression, 4 images, 84 pulls ÷ 4: 1.20, 2.50 ms for each further duplicate" in text.splitlines()
+
+
+def test_a_factor_without_values_is_a_dash() -> None:
+    assert factor([]) == "–"
+    assert factor([1.5]) == "1.50"
+    assert factor([3.0, 1.0, 2.0]) == "2.00 (1.00–3.00)"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.baselines import ARMS, arm_called
-from benchmarks.measure import MeasureError, Spec
-from benchmarks.origin import Origin, parse_access_log
-from benchmarks.processes import measure_processes
+from benchmarks.measure import MeasureError, Spec, measure
+from benchmarks.origin import Origin, Served, parse_access_log
+from benchmarks.processes import measure_processes, reference_seconds
 from benchmarks.scenarios import interleaved
 from benchmarks.volume import Volume
 
@@ -36,9 +36,32 @@ def test_only_answered_blob_gets_are_counted() -> None:
         '127.0.0.1 - - [24/Nov/2026] "GET /v2/redis/blobs/sha256:aa HTTP/1.1" 206 50 "" "imgpull"\n'
         '127.0.0.1 - - [24/Nov/2026] "HEAD /v2/redis/blobs/sha256:aa HTTP/1.1" 200 100 "" "imgpull"\n'
         '127.0.0.1 - - [24/Nov/2026] "GET /v2/redis/blobs/sha256:bb HTTP/1.1" 404 157 "" "imgpull"\n'
+        '127.0.0.1 - - [24/Nov/2026] "HEAD /v2/redis/manifests/latest HTTP/1.1" 200 900 "" "imgpull"\n'
+        '127.0.0.1 - - [24/Nov/2026] "HEAD /v2/redis/manifests/gone HTTP/1.1" 404 157 "" "imgpull"\n'
         '127.0.0.1 - - [24/Nov/2026] "GET /v2/redis/manifests/latest HTTP/1.1" 200 900 "" "imgpull"\n'
     )
-    assert parse_access_log(log) == (2, 150)
+    assert parse_access_log(log) == Served(blob_gets=2, bytes=150, manifest_heads=1)
+    assert parse_access_log(log).since(Served(1, 50, 1)) == {
+        "blob_gets": 1,
+        "bytes_fetched": 100,
+        "manifest_heads": 0,
+    }
+
+
+def test_a_registry_behind_a_line_is_asked_at_the_lines_end() -> None:
+    served = Origin("docker-registry", "127.0.0.1:5000", ("127.0.0.1:5000/redis:latest",))
+    behind = served.behind("127.0.0.1:6000", "20 ms")
+    assert (behind.address, behind.references) == ("127.0.0.1:6000", ("127.0.0.1:6000/redis:latest",))
+    assert behind.description == "docker-registry behind 20 ms"
+
+
+def test_a_run_that_takes_too_long_is_ended() -> None:
+    with pytest.raises(MeasureError, match="not done within 0 s"):
+        measure(spec(), timeout_seconds=0.001)
+
+
+def test_processes_are_measured_by_one_pull_and_all_imports() -> None:
+    assert reference_seconds(0.75, 20, 0.1, 2) == 1.75
 
 
 def test_the_convoy_can_not_be_made_of_processes() -> None:
