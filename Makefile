@@ -35,13 +35,18 @@ types: $(STAMPS)/dev ## mypy --strict over the package
 	@echo "types: mypy --strict imgpull"
 	@$(BIN)/mypy
 
-bench: $(STAMPS)/dev ## the comparison table: suppression, back-off and convoy, five repeats (minutes)
+bench: $(STAMPS)/dev ## the comparison table: suppression, back-off and convoy, five repeats (minutes); then the floor
 	@echo "bench: twenty pulls per arm, five repeats"
 	@$(BIN)/python -m benchmarks compare --image redis --pulls 20 --arms suppression,backoff,convoy --repeats 5
+	@echo "bench: what one pull must cost at least, and imgpull beside it"
+	@$(BIN)/python -m benchmarks floor --image redis
 
-bench-smoke: $(STAMPS)/dev ## one short round of the comparison, to see that it runs
-	@echo "bench-smoke: five pulls per arm, one repeat"
+bench-smoke: $(STAMPS)/dev ## one short round of the comparison, floor, profile and shaped, to see that they run
+	@echo "bench-smoke: five pulls per arm, one repeat; one round of the others"
 	@$(BIN)/python -m benchmarks compare --image demo --pulls 5 --arms suppression,backoff --repeats 1
+	@$(BIN)/python -m benchmarks floor --image demo --rounds 1
+	@$(BIN)/python -m benchmarks profile --image demo --rounds 1
+	@$(BIN)/python -m benchmarks shaped --image demo --rounds 1 --peers imgpull-library
 
 stress: $(STAMPS)/test ## the tests marked stress: seeded, repeated, minutes long
 	@echo "stress: the tests marked stress, one at a time"

@@ -13,7 +13,8 @@ __all__ = ["Header", "UnsafeNameError", "apply", "headers", "refuse_unsafe"]
 
 _BLOCK = 512
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-_REGULAR, _LINK, _SYMLINK, _DIRECTORY = (b"0", b"\0"), b"1", b"2", b"5"
+# A NUL for the kind, as before POSIX, is gone with the block's other NULs at its end.
+_REGULAR, _LINK, _SYMLINK, _DIRECTORY = (b"0", b""), b"1", b"2", b"5"
 _PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK = b"x", b"g", b"L", b"K"
 
 
@@ -97,19 +98,23 @@ def _records(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
 def refuse_unsafe(tar: bytes) -> int:
     """Returns how many entries there are. Raises UnsafeNameError for an absolute name, one with ``..``, and one below
     a symbolic link of the same archive: :func:`apply` would follow it, and it runs as root."""
-    links: set[bytes] = set()
+    links: set[tuple[bytes, ...]] = set()
     entries = 0
     for header in headers(tar):
         entries += 1
-        names = [header.name, header.target] if header.kind == _LINK else [header.name]
-        for name in names:
-            parts = name.split(b"/")
-            above = {b"/".join(parts[:depth]) for depth in range(1, len(parts))}
-            if name.startswith(b"/") or b".." in parts or above & links:
+        named = _parts(header.name)
+        target = _parts(header.target) if header.kind == _LINK else ()
+        for name, parts in ((header.name, named), (header.target, target)):
+            above = {parts[:depth] for depth in range(1, len(parts))}
+            if parts and (name.startswith(b"/") or b".." in parts or above & links):
                 raise UnsafeNameError(f"{os.fsdecode(name)!r} could lead out of its directory: not applied")
-        if header.kind == _SYMLINK:
-            links.add(header.name)
+        if header.kind == _SYMLINK or target in links:  # a hard link to a symbolic one is one, too
+            links.add(named)
     return entries
+
+
+def _parts(name: bytes) -> tuple[bytes, ...]:
+    return tuple(part for part in name.split(b"/") if part not in (b"", b"."))
 
 
 def apply(tar: bytes, *, owners: bool) -> int:

@@ -75,6 +75,9 @@ def test_an_archive_is_put_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         [("a/../../b", tarfile.REGTYPE, b"")],
         [("a", tarfile.SYMTYPE, "/etc"), ("a/b", tarfile.REGTYPE, b"")],
         [("a", tarfile.LNKTYPE, "/etc/passwd")],
+        [("./a", tarfile.SYMTYPE, "/etc"), ("a//b", tarfile.REGTYPE, b"")],
+        [("s", tarfile.SYMTYPE, "/etc"), ("a", tarfile.LNKTYPE, "s"), ("a/b", tarfile.REGTYPE, b"")],
+        [("s", tarfile.SYMTYPE, "/etc"), ("a", tarfile.LNKTYPE, "s/passwd")],
     ],
 )
 def test_a_name_that_could_lead_out_is_refused(members: list[tuple[str, bytes, str | bytes]]) -> None:
