@@ -130,6 +130,12 @@ class Transport:
         with self._exchange(url, cancel) as (line, after):
             return self._body(self._open("GET", url, headers), url, line, after)
 
+    def load(self) -> None:
+        """Import urllib3, which takes 80 ms, and make the pools; opens no connection."""
+        from imgpull.registry.transport import body, failures  # noqa: F401
+
+        self._open_pools()
+
     def close(self) -> None:
         """Close idle connections; those in use close when they are done. Whoever asks again opens new ones."""
         with self._lock:
