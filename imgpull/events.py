@@ -20,6 +20,7 @@ __all__ = [
     "LayerChanged",
     "LayerState",
     "LeftOut",
+    "Queued",
     "Resolved",
     "Woken",
     "discard",
@@ -82,6 +83,13 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """A pull waits for its turn at ``key``: another process, as a rule, is resolving or pulling the same."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Woken:
     """A waiter woke up. ``found_held``: for nothing, the key was still held. ``slept_seconds``: spent in a back-off
     sleep, not in a wait that the holder ends; zero under suppression."""
@@ -91,7 +99,7 @@ class Woken:
     slept_seconds: float
 
 
-Event = Resolved | BlobRequested | BlobChanged | BlobAdvanced | LayerChanged | LeftOut | Woken
+Event = Resolved | BlobRequested | BlobChanged | BlobAdvanced | LayerChanged | LeftOut | Queued | Woken
 EventSink = Callable[[Event], None]
 
 

@@ -42,6 +42,11 @@ class Order:
         """Pulls with equal keys are one pull: all that changes the result is in it, the reference is not."""
         return digest, self.platform, self.offline, self.unpack, self.content, self.snapshotter
 
+    def pull_key(self, digest: Digest) -> str:
+        """The same among processes, as a key: of two pulls with equal keys the second finds the first one's image."""
+        options = "offline" if self.offline else "online", "unpack" if self.unpack else "fetch", self.content
+        return f"image://{self.reference.name}@{digest}/{self.platform}/{'/'.join(options)}/{self.snapshotter}"
+
 
 def as_order(
     ref: str | Reference,

@@ -19,21 +19,22 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from imgpull.calls import Call
 from imgpull.errors import PullCancelledError, PullTimeoutError, RegistryError
 from imgpull.events import BlobChanged, BlobState, EventSink, Resolved
-from imgpull.fetch import Fetcher, Fetches
+from imgpull.joining import resolve_once, turn
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation, Flight, Flights, KeyedLock, Landed, Slots, tell
 from imgpull.oci import EMPTY_CHAIN_ID, Platform
 from imgpull.orders import Order, Policy, as_content, as_order, as_reference, cpus, find, is_complete, offline
 from imgpull.reference import Reference
 from imgpull.registry import Resolution, connect
-from imgpull.stages import Documents, Layers, blobs_to_fetch, drop_layers, pair_layers, record
+from imgpull.store.answers import Answers
 from imgpull.store.images import Content, Image
 from imgpull.traffic import Traffic
-from imgpull.unpack import Unpacker
 
 if TYPE_CHECKING:
+    from imgpull.fetch import Fetcher
     from imgpull.registry import Credentials, Hosts
     from imgpull.store import Store
+    from imgpull.unpack import Unpacker
 
 __all__ = ["Puller"]
 
@@ -85,10 +86,11 @@ class Puller:
         self._traffic = store.process_wide(Traffic, "traffic") if self._shares else own
         self._max_concurrent_fetches = max_concurrent_fetches
         self._registry = connect(tuple(plain_http), hosts, credentials, self._limits)
-        slots = Slots(cpus() if max_concurrent_unpacks is None else max_concurrent_unpacks)
-        self._unpacker = Unpacker(self._store, self._keys, slots, snapshotter, self._limits)
-        self._fetcher = self._make_fetcher()
-        self._lock = threading.Lock()  # guards _closed, and that nothing is added to _calls once it is set
+        self._answers = Answers(self._store.core.root) if self._shares else None
+        self._unpack_slots = Slots(cpus() if max_concurrent_unpacks is None else max_concurrent_unpacks)
+        self._made: tuple[Fetcher, Unpacker] | None = None
+        # Guards _made, and _closed, and that nothing is added to _calls once that is set.
+        self._lock = threading.Lock()
         self._calls: set[Call] = set()
         self._closed = False
 
@@ -232,8 +234,11 @@ class Puller:
 
     def _board_resolution(self, call: Call, order: Order) -> None:
         def work(flight: Flight[Resolution]) -> Resolution:
-            flight.depart()  # who comes from here on may be told only of what the registry says later
-            resolution = self._registry.resolve(order.reference, flight.cancel)
+            if self._answers is not None:
+                resolution = resolve_once(self._registry, order.reference, flight, self._keys, self._answers)
+            else:
+                flight.depart()  # who comes from here on may be told only of what the registry says later
+                resolution = self._registry.resolve(order.reference, flight.cancel)
             flight.audience(Resolved(str(order.reference), resolution.digest))
             return resolution
 
@@ -262,8 +267,13 @@ class Puller:
 
         def work(flight: Flight[Image]) -> Image:
             nonlocal led
-            led = True
-            return self._fly(flight, order, resolution)
+            with turn(self._keys, order.pull_key(resolution.digest), flight.cancel, flight.audience):
+                # Another process may have pulled it since we looked.
+                here = find(self._store, order) if self._traffic.joining else None
+                if here and here.digest == resolution.digest and is_complete(self._store, here, order):
+                    return here
+                led = True
+                return self._fly(flight, order, resolution)
 
         def landed(image: Image | None, error: BaseException | None) -> None:
             with call.failing():
@@ -294,10 +304,15 @@ class Puller:
     # -- the pull ------------------------------------------------------------------------------------------------
 
     def _fly(self, flight: Flight[Image], order: Order, resolution: Resolution) -> Image:
-        """One pull, from a digest to an image record; runs on the image's own thread and holds no key of its own."""
+        """One pull, from a digest to an image record; runs on the image's own thread, which holds the image's key."""
+        # Here and not above: a process that only waited for others has come to its end without these rooms.
+        from imgpull.fetch import Fetches
+        from imgpull.stages import Documents, Layers, blobs_to_fetch, drop_layers, pair_layers, record
+
+        fetcher, unpacker = self._tools()
         cancel, say, store = flight.cancel, flight.audience, self._store
         with Fetches(say) as fetches:
-            documents = Documents(store, self._fetching(), order.reference, self._limits, cancel, say, order.offline)
+            documents = Documents(store, fetcher, order.reference, self._limits, cancel, say, order.offline)
             manifest = documents.manifest(resolution.digest, resolution.raw, order.platform)
             config = documents.config(manifest, order.platform)
             layers = pair_layers(manifest, config)
@@ -305,7 +320,7 @@ class Puller:
             source.start(blobs_to_fetch(self._content, store, manifest, layers, order.unpack, say))
             chain_id = layers[-1].chain_id if layers else EMPTY_CHAIN_ID
             if order.unpack:
-                self._unpacker.unpack(layers, manifest.layers, source, cancel, say)
+                unpacker.unpack(layers, manifest.layers, source, cancel, say)
             fetches.wait_all(cancel)
             image = Image(
                 reference=str(order.reference),
@@ -324,13 +339,23 @@ class Puller:
             drop_layers(image, store)
             return image
 
-    def _fetching(self) -> Fetcher:
-        """This Puller's fetcher; without suppression one for this pull alone, as containerd had a limiter per pull."""
-        return self._fetcher if self._traffic.joining else self._make_fetcher()
+    def _tools(self) -> tuple[Fetcher, Unpacker]:
+        """What this Puller fetches and unpacks with, made with its first pull that has to; without suppression a
+        fetcher for this pull alone, as containerd had a limiter per pull."""
+        from imgpull.fetch import Fetcher
+        from imgpull.unpack import Unpacker
 
-    def _make_fetcher(self) -> Fetcher:
         traffic, fetches = self._traffic, self._max_concurrent_fetches
-        return Fetcher(self._store.content, self._registry, self._keys, traffic.blobs, traffic.threads, fetches)
+
+        def fetcher() -> Fetcher:
+            return Fetcher(self._store.content, self._registry, self._keys, traffic.blobs, traffic.threads, fetches)
+
+        with self._lock:
+            if self._made is None:
+                parts = self._store, self._keys, self._unpack_slots, self._snapshotter, self._limits
+                self._made = fetcher(), Unpacker(*parts)
+            shared, unpacker = self._made
+        return (shared if traffic.joining else fetcher()), unpacker
 
     def _named(self, image: Image, reference: Reference) -> Image:
         """The image under the caller's own reference; one of another name joined the same flight by its digest."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from imgpull.locking import Deadlines, Flights, Threads
-from imgpull.registry import Resolution
-from imgpull.store.images import Image
+
+if TYPE_CHECKING:
+    from imgpull.registry import Resolution
+    from imgpull.store.images import Image
 
 __all__ = ["Traffic"]
 

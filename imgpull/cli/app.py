@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
-from imgpull.cli.local import images, inspect, rmi, serve, tag, unpack
-from imgpull.cli.pull import pull
-from imgpull.cli.remote import resolve
 from imgpull.cli.settings import global_options
 
 __all__ = ["commands"]
 
+_HOMES = {
+    "pull": "pull",
+    "images": "local",
+    "inspect": "local",
+    "tag": "local",
+    "rmi": "local",
+    "unpack": "local",
+    "resolve": "remote",
+    "serve": "local",
+}
+"""The module of each verb, in the order a newcomer meets them in. Only the one that is called is imported."""
+
 
 class _Commands(click.Group):
-    """Verbs in the order they were added: the order a newcomer meets them in."""
+    """The verbs, each imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return list(_HOMES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        home = _HOMES.get(cmd_name)
+        if home is None:
+            return None
+        verb = getattr(import_module(f"imgpull.cli.{home}"), cmd_name)
+        assert isinstance(verb, click.Command)
+        return verb
 
 
 def _show_version(context: click.Context, _: click.Parameter, value: bool) -> None:
@@ -34,7 +53,3 @@ def _show_version(context: click.Context, _: click.Parameter, value: bool) -> No
 @global_options
 def commands() -> None:
     """Pull OCI images: every blob fetched once, every layer unpacked once, however many ask."""
-
-
-for _verb in (pull, images, inspect, tag, rmi, unpack, resolve, serve):
-    commands.add_command(_verb)

@@ -34,12 +34,18 @@ def open_writer(
 ) -> T:
     """What ``open_once`` returns, tried until its ref is not locked: after the n-th failure sleep a random time in
     [0, 16 · 2ⁿ⁻¹) ms, at most 2 048, for ever. Raises any other error of it at once, PullCancelledError on cancel."""
-    import tenacity
+    try:
+        return open_once()
+    except RefLockedError as error:
+        failures = [error]
+    import tenacity  # 30 ms, and only the arm without suppression ever gets here
 
     draw = (rng or random).randrange  # the process's own generator, so that who seeds that seeds the sleeps
     slept_seconds = 0.0
 
     def attempt() -> T:
+        if failures:  # tenacity counts the first one, too
+            raise failures.pop()
         found_held = False  # nor where it raises AlreadyExistsError: how a sleeper mostly wakes
         try:
             return open_once()

@@ -21,6 +21,7 @@ from imgpull.locking.cancellation import Cancellation
 from imgpull.locking.deadlines import Deadlines
 from imgpull.locking.flight import Audience, Flight, Flights, Landed, Launch, Seat, tell
 from imgpull.locking.keyed_mutex import KeyedMutex
+from imgpull.locking.moments import clock_name, now_ns
 from imgpull.locking.no_suppression import NoSuppression
 from imgpull.locking.process_keys import ProcessKeys
 from imgpull.locking.protocol import Held, KeyedLock
@@ -44,5 +45,7 @@ __all__ = [
     "Slot",
     "Slots",
     "Threads",
+    "clock_name",
+    "now_ns",
     "tell",
 ]

@@ -26,6 +26,7 @@ from typing import Generic, TypeVar
 from imgpull.errors import ImgpullError, PullCancelledError
 from imgpull.events import Event, EventSink, discard
 from imgpull.locking.cancellation import Cancellation
+from imgpull.locking.moments import now_ns
 
 __all__ = ["Audience", "Flight", "Flights", "Landed", "Launch", "Seat", "tell"]
 
@@ -117,6 +118,8 @@ class Flight(Generic[T]):
         """Fires when the last caller has left; the work must look at it."""
         self.audience = Audience(lambda: [seat.sink for seat in tuple(self._seats)])
         """Takes the flight's events to everyone on board."""
+        self.boarded_ns = 0
+        """When the last seat was taken (:func:`now_ns`); final once the flight has departed."""
         self._flights = flights
         self._launch = launch
         # All guarded by the table's lock.
@@ -136,6 +139,7 @@ class Flight(Generic[T]):
         seat.flight = self
         seat.joined = bool(self._seats)
         self._seats.append(seat)
+        self.boarded_ns = now_ns()
 
     def _start(self) -> None:
         try:
@@ -201,6 +205,7 @@ class Flight(Generic[T]):
         for seat in seats:
             seat.flight = self._next
         self._next._seats[:0] = seats
+        self._next.boarded_ns = now_ns()
 
 
 class Flights(Generic[T]):

@@ -66,6 +66,10 @@ class RegistryClient:
         self._limits = limits
         self.retry = retry
 
+    def load(self) -> None:
+        """Import what talks HTTP."""
+        self._exchange.load()
+
     def close(self) -> None:
         """Close idle connections. Whoever asks again opens new ones."""
         self._exchange.close()

@@ -93,6 +93,16 @@ class DockerConfig:
             return self._path
         return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
 
+    @property
+    def version(self) -> tuple[str, int, int, int]:
+        """Which file it is and in which state: equal where nobody has logged in or out between two looks."""
+        try:
+            path = self.path
+            stat = path.stat()
+        except (OSError, RuntimeError):  # no file, no home, or none that can be read: told of when it is needed
+            return "", 0, 0, 0
+        return str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size
+
     def credential_for(self, registry: str) -> Credential | None:
         """See :class:`Credentials`. Raises UnauthorizedError when the file is there and can't be used."""
         config = self._load()

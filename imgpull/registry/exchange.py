@@ -64,6 +64,10 @@ class Exchange:
         self._authorizer = authorizer
         self._limits = limits
 
+    def load(self) -> None:
+        """Import what talks HTTP."""
+        self._transport.load()
+
     def close(self) -> None:
         """Close idle connections."""
         self._transport.close()

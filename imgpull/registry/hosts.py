@@ -8,7 +8,6 @@ Words
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -83,6 +82,8 @@ def is_loopback(registry: str) -> bool:
     host, _ = split_port(registry)
     if host.lower() == "localhost":
         return True
+    import ipaddress  # 2 ms
+
     try:
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:

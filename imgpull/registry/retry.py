@@ -74,16 +74,34 @@ class Retry:
 
         Raises what the last try raised, and PullCancelledError when ``cancel`` fired in a pause.
         """
+        try:
+            return self.once(work, address, cancel)
+        except RegistryError as error:
+            if not self.worth_retrying(error):
+                raise
+            return self._again(work, address, cancel, attempts or self.attempts, error)
+
+    def _again(
+        self, work: Callable[[], T], address: str, cancel: Cancellation | None, attempts: int, error: RegistryError
+    ) -> T:
+        """The tries after the first, which ended with ``error``: only they need tenacity, whose import costs 30 ms."""
         import tenacity
 
+        failures = [error]
+
+        def attempt() -> T:
+            if failures:  # tenacity counts the first one, too
+                raise failures.pop()
+            return self.once(work, address, cancel)
+
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(attempts or self.attempts),
+            stop=tenacity.stop_after_attempt(attempts),
             retry=tenacity.retry_if_exception(self.worth_retrying),
             wait=self._wait_seconds,
             sleep=lambda seconds: self._sleep(float(seconds), cancel),
             reraise=True,
         )
-        result: T = retrying(self.once, work, address, cancel)
+        result: T = retrying(attempt)
         return result
 
     def once(self, work: Callable[[], T], address: str, cancel: Cancellation | None = None) -> T:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from imgpull.errors import InsecureTransportError, InvalidImageError, RegistryUnavailableError, UnauthorizedError
 from imgpull.oci import strict_json
@@ -83,9 +83,7 @@ class TokenServer:
             return self._get(realm, query, {}, cancel), ()
         form = {**query, "client_id": _CLIENT_ID, **_grant(credential)}
         secrets: tuple[str, ...] = (credential.identity_token, credential.password)
-        response = self._transport.request(
-            "POST", realm, data=form, limit_bytes=self._limits.token_bytes, cancel=cancel
-        )
+        response = self._transport.form("POST", realm, form, limit_bytes=self._limits.token_bytes, cancel=cancel)
         if response.status in _NO_POST and credential.username and not credential.identity_token:
             headers = {"Authorization": credential.basic}
             response = self._get(realm, {**query, "account": credential.username}, headers, cancel)
@@ -93,10 +91,8 @@ class TokenServer:
         return response, secrets
 
     def _get(self, realm: str, query: dict[str, str], headers: dict[str, str], cancel: Cancellation | None) -> Response:
-        parts = urlsplit(realm)
-        joined = "&".join(part for part in (parts.query, urlencode(query)) if part)
-        url = parts._replace(query=joined, fragment="").geturl()
-        return self._transport.request("GET", url, headers=headers, limit_bytes=self._limits.token_bytes, cancel=cancel)
+        limit = self._limits.token_bytes
+        return self._transport.form("GET", realm, query, headers=headers, limit_bytes=limit, cancel=cancel)
 
     @staticmethod
     def _check(host: Host, realm: str, response: Response, secrets: tuple[str, ...]) -> None:

@@ -136,7 +136,7 @@ ONE_PULL = """
     import imgpull
     root, reference = sys.argv[1:]
     with imgpull.Store(root) as store, imgpull.Puller(store) as puller:
-        print(puller.pull(reference).digest, flush=True)
+        print(puller.pull(reference, unpack=False).digest, flush=True)  # another pull than ours, with the same blobs
 """
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 60.0
+Program = subprocess.Popen[str]
 
 
-def begin(source: str, *arguments: object, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+def begin(source: str, *arguments: object, options: tuple[str, ...] = ()) -> Program:
     """Start a program that imports this checkout; its arguments are ``sys.argv[1:]``."""
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + textwrap.dedent(source)
     return subprocess.Popen(
@@ -23,7 +24,7 @@ def begin(source: str, *arguments: object, options: tuple[str, ...] = ()) -> sub
     )
 
 
-def finish(process: subprocess.Popen[str], said: str = "") -> str:
+def finish(process: Program, said: str = "") -> str:
     """Say ``said`` to it, wait for its end, and return what it printed. It must succeed."""
     out, err = process.communicate(said, timeout=DEADLINE_SECONDS)
     assert process.returncode == 0, err

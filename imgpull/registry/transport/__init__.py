@@ -1,11 +1,11 @@
 """HTTP. The only room that knows requests and urllib3.
 
-requests carries the control plane (small, whole answers: manifests, tokens, tags), urllib3 the blob bodies (long, read
-as they come). Both use one pool of connections, one TLS context, one User-Agent. Nothing here follows a redirect, tries
-again, decodes a body or looks at the environment: each of these is a decision of the rooms above.
+urllib3 carries what registries are asked, whole answers and bodies that are read as they come; requests the forms that
+token servers are asked with. Both use one pool of connections, one TLS context, one User-Agent. Nothing here follows a
+redirect, tries again, decodes a body or looks at the environment: each of these is a decision of the rooms above.
 
     pool.py      connections, and how to cut one        body.py      a body as it comes
-    failures.py  their exceptions in our words
+    forms.py     requests, on the same connections      failures.py  their exceptions in our words
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -85,48 +85,56 @@ class Transport:
         url: str,
         *,
         headers: Mapping[str, str] | None = None,
-        data: Mapping[str, str] | None = None,
         limit_bytes: int,
         cancel: Cancellation | None = None,
     ) -> Response:
-        """Send a request and read the whole answer, at most ``limit_bytes`` of it. ``data`` is sent as a form.
+        """Send a request and read the whole answer, at most ``limit_bytes`` of it.
 
         Raises RegistryUnavailableError when no whole answer came, PullCancelledError when ``cancel`` fired first.
         """
-        with self._slots_of(url).take(cancel), self._exchange(url, cancel) as (line, after):
+        return self._whole(url, limit_bytes, cancel, lambda: self._open(method, url, headers))
+
+    def form(
+        self,
+        method: str,
+        url: str,
+        fields: Mapping[str, str],
+        *,
+        headers: Mapping[str, str] | None = None,
+        limit_bytes: int,
+        cancel: Cancellation | None = None,
+    ) -> Response:
+        """Send ``fields`` as a form, in a GET's query or in a POST's body. Answers and raises as :meth:`request`."""
+
+        def send() -> object:
+            query, body = (fields, None) if method == "GET" else (None, fields)
             response = self._session().request(
                 method,
                 url,
+                params=query,
+                data=body,
                 headers=_headers(headers),
-                data=data,
                 allow_redirects=False,
                 stream=True,
                 timeout=self._timeouts,
             )
-            body = self._body(response.raw, url, line, after)
-            content, cut_short = body.read(limit_bytes)
-        return Response(body.status, body.headers, content, url, cut_short)
+            return response.raw
+
+        return self._whole(url, limit_bytes, cancel, send)
 
     def stream(self, url: str, *, headers: Mapping[str, str] | None = None, cancel: Cancellation | None = None) -> Body:
         """Send a GET and return once the headers are here; the caller reads the body, or closes it.
 
         ``cancel`` works until the body has ended. Raises as :meth:`request`.
         """
-        import urllib3
-
-        connect, read = self._timeouts
         with self._exchange(url, cancel) as (line, after):
-            response = self._open_pools().urlopen(
-                "GET",
-                url,
-                headers=_headers(headers),
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                decode_content=False,
-                timeout=urllib3.Timeout(connect=connect, read=read),
-            )
-            return self._body(response, url, line, after)
+            return self._body(self._open("GET", url, headers), url, line, after)
+
+    def load(self) -> None:
+        """Import urllib3, which takes 80 ms, and make the pools; opens no connection."""
+        from imgpull.registry.transport import body, failures  # noqa: F401
+
+        self._open_pools()
 
     def close(self) -> None:
         """Close idle connections; those in use close when they are done. Whoever asks again opens new ones."""
@@ -156,6 +164,27 @@ class Transport:
                     raise PullCancelledError("cancelled by the caller") from None
                 raise unavailable(error, url) from None
 
+    def _whole(self, url: str, limit_bytes: int, cancel: Cancellation | None, send: Callable[[], object]) -> Response:
+        with self._slots_of(url).take(cancel), self._exchange(url, cancel) as (line, after):
+            body = self._body(send(), url, line, after)
+            content, cut_short = body.read(limit_bytes)
+        return Response(body.status, body.headers, content, url, cut_short)
+
+    def _open(self, method: str, url: str, headers: Mapping[str, str] | None) -> object:
+        import urllib3
+
+        connect, read = self._timeouts
+        return self._open_pools().urlopen(
+            method,
+            url,
+            headers=_headers(headers),
+            redirect=False,
+            retries=False,
+            preload_content=False,
+            decode_content=False,
+            timeout=urllib3.Timeout(connect=connect, read=read),
+        )
+
     @staticmethod
     def _body(response: object, url: str, line: Line, after: ExitStack) -> Body:
         import urllib3
@@ -174,7 +203,7 @@ class Transport:
             return self._pools
 
     def _session(self) -> requests.Session:
-        from imgpull.registry.transport.pool import new_session
+        from imgpull.registry.transport.forms import new_session
 
         pools = self._open_pools()
         if getattr(self._local, "pools", None) is not pools:

@@ -1,4 +1,7 @@
-"""What requests and urllib3 raise, said in our words: one line, with the remedy, and whether to try again."""
+"""What urllib3 and requests raise, said in our words: one line, with the remedy, and whether to try again.
+
+requests' errors are not named here, so that nobody imports it for them: each is an OSError that carries urllib3's.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-import requests.exceptions
 import urllib3.exceptions
 
 from imgpull.errors import RegistryUnavailableError
@@ -21,10 +23,9 @@ class Crawled(OSError):
 
 
 FAILURES = (
-    requests.exceptions.RequestException,
     urllib3.exceptions.HTTPError,
     http.client.HTTPException,
-    OSError,
+    OSError,  # every requests.RequestException is one
     ValueError,  # LocationParseError, and what http.client says of a status line or header it can't read
 )
 """Everything a request or a read from a body may raise."""
@@ -79,7 +80,7 @@ _TABLE: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, 
     (ConnectionRefusedError, "connection refused; is the registry running, and is the port right?", False),
     (Crawled, "it sends less than 1 KiB/s; the registry or the network is stuck, try again later", True),
     (
-        (urllib3.exceptions.ReadTimeoutError, requests.exceptions.ReadTimeout),
+        urllib3.exceptions.ReadTimeoutError,
         "no data came for too long; the registry or the network is stuck, try again later",
         True,
     ),
@@ -94,7 +95,7 @@ _TABLE: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, 
         False,
     ),
     (
-        (urllib3.exceptions.ConnectTimeoutError, requests.exceptions.ConnectTimeout, TimeoutError),
+        (urllib3.exceptions.ConnectTimeoutError, TimeoutError),
         "it can't be reached; check the network and any firewall",
         True,
     ),
@@ -104,12 +105,12 @@ _TABLE: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, 
         True,
     ),
     (
-        (urllib3.exceptions.LocationParseError, requests.exceptions.InvalidURL, http.client.InvalidURL),
+        (urllib3.exceptions.LocationParseError, http.client.InvalidURL),
         "its URL can't be used; check the registry's name",
         False,
     ),
     (
-        (http.client.HTTPException, urllib3.exceptions.InvalidHeader, requests.exceptions.InvalidHeader),
+        (http.client.HTTPException, urllib3.exceptions.InvalidHeader),
         "the answer is not proper HTTP; is it a registry, and is the scheme right?",
         True,
     ),

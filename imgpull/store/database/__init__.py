@@ -133,24 +133,29 @@ class Database:
                 f"the database {self.path} was written by an earlier imgpull: open the store once without read_only",
                 path=self.path,
             )
-        schema.load()
+        if self._has_pages():
+            schema.load()
         lock = FileLock(self._lock_path)
         try:
             with lock:
-                self._migrate()
+                self._bring_up_to_date()
         finally:
             lock.close()
 
     def _is_current(self) -> bool:
         """Looked at without the lock: opening a current database must not wait for somebody's commit."""
+        if not self._has_pages():
+            return False
+        return schema.is_current(self._readers.query("PRAGMA user_version", ())[0][0], self.path)
+
+    def _has_pages(self) -> bool:
         with contextlib.suppress(FileNotFoundError):
-            if os.stat(self.path).st_size > 0:
-                return schema.is_current(self._readers.query("PRAGMA user_version", ())[0][0], self.path)
+            return os.stat(self.path).st_size > 0
         return False
 
-    def _migrate(self) -> None:
+    def _bring_up_to_date(self) -> None:
         with contextlib.closing(connections.connect(self.path)) as connection:
             # Kept in the file itself. It can be set outside a transaction only, and by one process at a time.
             connection.execute("PRAGMA journal_mode=WAL")
-            schema.migrate(connection, self.path)
+            schema.bring_up_to_date(connection, self.path)
             _logger.debug("%s is at schema %d", self.path, schema.VERSION)

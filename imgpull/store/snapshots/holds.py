@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -80,7 +79,7 @@ class Hold:
 def make_private(parent: Path) -> Hold:
     """A new directory in ``parent``, mode 0700 with a name nobody can guess, held exclusively. Raises OSError."""
     while True:
-        path = parent / secrets.token_hex(16)
+        path = parent / os.urandom(16).hex()
         make_directory(path)
         with contextlib.suppress(FileNotFoundError):
             hold = Hold.take(path, exclusive=True)

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import stat
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -83,6 +82,8 @@ class Views:
 
 def _temporary_root() -> Path:
     """What dead processes left there is gone. Raises StoreError where it is somebody else's, OSError."""
+    import tempfile  # 2 ms, with shutil, for those who read a store that they can't write
+
     root = Path(tempfile.gettempdir()) / f"imgpull-views-{os.geteuid()}"
     make_directory(root)
     # Anybody may have made it first: who can write there could put another tree in the place of a view.

@@ -18,6 +18,7 @@ from imgpull.registry import Anonymous, Credential, Credentials, DefaultHosts, H
 from imgpull.registry.auth import Authorizer
 from imgpull.registry.client import RegistryClient
 from imgpull.registry.exchange import Exchange
+from imgpull.registry.registry import LazyClient
 from imgpull.registry.transport import Transport
 
 
@@ -89,7 +90,7 @@ def connect(clock: Clock) -> Iterator[Connect]:
         authorizer = Authorizer(transport, credentials or Anonymous(), limits, clock=clock)
         retry = Retry(attempts=attempts, clock=clock, random=lambda: 1.0, sleep=clock.sleep)
         client = RegistryClient(hosts or DefaultHosts(), Exchange(transport, authorizer, limits), retry, limits)
-        made.append(Registry(client, limits))
+        made.append(Registry(LazyClient(lambda: client), limits))
         return made[-1]
 
     yield make

@@ -80,6 +80,27 @@ def test_plain_http_is_checked_at_once() -> None:
         connect(plain_http=["http://registry.example"])
 
 
+def test_terms_are_equal_where_the_answer_would_be(monkeypatch: pytest.MonkeyPatch, docker_home: Path) -> None:
+    reference = Reference.parse("registry.example/a")
+    seen = set()
+
+    def look(**options: object) -> str | None:
+        registry = connect(**options)  # type: ignore[arg-type]
+        terms = registry.terms(reference)
+        registry.close()
+        return terms
+
+    seen = {look(), look(plain_http=["elsewhere.example"]), look(limits=Limits(manifest_bytes=5))}
+    assert len(seen) == 1
+    seen.add(look(plain_http=["registry.example"]))
+    (docker_home / "config.json").write_text("{}")
+    seen.add(look())
+    monkeypatch.setenv("SSL_CERT_FILE", "/ca.pem")
+    seen.add(look())
+    assert len(seen) == 4
+    assert look(credentials=Anonymous()) is look(hosts=DefaultHosts()) is None
+
+
 def test_threads_that_connect_at_once_get_the_same() -> None:
     workers = [Worker(connect) for _ in range(16)]
     for worker in workers:

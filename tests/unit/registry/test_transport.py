@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -19,7 +20,7 @@ from fakes.registry import CLOSE, RESET, FakeRegistry, Gate, Reply
 from fakes.threads import Worker, until
 from imgpull.errors import PullCancelledError, RegistryUnavailableError
 from imgpull.locking import Cancellation
-from imgpull.registry.transport import Transport
+from imgpull.registry.transport import Response, Transport
 from imgpull.registry.transport.body import Body
 from imgpull.registry.transport.pool import Line
 
@@ -34,14 +35,21 @@ def read(body: Body, block: int = 256 * 1024) -> bytes:
     return bytes(found)
 
 
+def whole(transport: Transport, how: str, url: str, limit_bytes: int = LIMIT, **options: Any) -> Response:
+    """A whole answer, by urllib3 or, as a form without fields, by requests."""
+    if how == "form":
+        return transport.form("GET", url, {}, limit_bytes=limit_bytes, **options)
+    return transport.request("GET", url, limit_bytes=limit_bytes, **options)
+
+
 # What goes out.
 
 
-@pytest.mark.parametrize("how", ["request", "stream"])
+@pytest.mark.parametrize("how", ["request", "form", "stream"])
 def test_headers_are_ours_and_no_others(registry: FakeRegistry, transport: Transport, how: str) -> None:
     url = f"{registry.url}/v2/"
-    if how == "request":
-        transport.request("GET", url, headers={"Accept": "a"}, limit_bytes=LIMIT)
+    if how != "stream":
+        whole(transport, how, url, headers={"Accept": "a"})
     else:
         read(transport.stream(url, headers={"Accept": "a"}))
     assert registry.requests[0].headers == {
@@ -52,7 +60,7 @@ def test_headers_are_ours_and_no_others(registry: FakeRegistry, transport: Trans
     }
 
 
-@pytest.mark.parametrize("how", ["request", "stream"])
+@pytest.mark.parametrize("how", ["request", "form", "stream"])
 def test_the_environment_has_no_say(
     registry: FakeRegistry, transport: Transport, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,23 +73,34 @@ def test_the_environment_has_no_say(
     monkeypatch.setenv("NETRC", str(netrc))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere")
     headers = {"Authorization": "Bearer mine"}
-    if how == "request":
-        transport.request("GET", f"{registry.url}/v2/", headers=headers, limit_bytes=LIMIT)
-        transport.request("GET", f"{registry.url}/v2/", limit_bytes=LIMIT)
+    if how != "stream":
+        whole(transport, how, f"{registry.url}/v2/", headers=headers)
+        whole(transport, how, f"{registry.url}/v2/")
     else:
         read(transport.stream(f"{registry.url}/v2/", headers=headers))
         read(transport.stream(f"{registry.url}/v2/"))
     assert [request.headers.get("authorization") for request in registry.requests] == ["Bearer mine", None]
 
 
+def test_fields_go_behind_the_query_of_a_get_and_into_the_body_of_a_post(
+    registry: FakeRegistry, transport: Transport
+) -> None:
+    for method in ("GET", "POST"):
+        transport.form(method, f"{registry.url}/v2/?a=1#part", {"scope": "b c:d/e"}, limit_bytes=LIMIT)
+    get, post = registry.requests
+    assert (get.target, get.body) == ("/v2/?a=1&scope=b+c%3Ad%2Fe", b"")
+    assert (post.target, post.body) == ("/v2/?a=1", b"scope=b+c%3Ad%2Fe")
+    assert post.headers["content-type"] == "application/x-www-form-urlencoded"
+
+
 def test_cookies_are_not_kept(registry: FakeRegistry, transport: Transport) -> None:
     registry.script("GET", "/v2/", Reply(200, {"Set-Cookie": "canary=1; Path=/"}))
-    transport.request("GET", f"{registry.url}/v2/", limit_bytes=LIMIT)
-    transport.request("GET", f"{registry.url}/v2/", limit_bytes=LIMIT)
+    whole(transport, "form", f"{registry.url}/v2/")
+    whole(transport, "form", f"{registry.url}/v2/")
     assert "cookie" not in registry.requests[1].headers
 
 
-@pytest.mark.parametrize("how", ["request", "stream"])
+@pytest.mark.parametrize("how", ["request", "form", "stream"])
 def test_redirects_and_statuses_are_for_others_to_judge(registry: FakeRegistry, transport: Transport, how: str) -> None:
     registry.always("GET", "/v2/", Reply(307, {"Location": f"{registry.url}/elsewhere"}, b"body"))
     url = f"{registry.url}/v2/"
@@ -93,17 +112,17 @@ def test_redirects_and_statuses_are_for_others_to_judge(registry: FakeRegistry, 
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("how", ["request", "stream"])
+@pytest.mark.parametrize("how", ["request", "form", "stream"])
 def test_nothing_is_tried_again_down_here(registry: FakeRegistry, transport: Transport, status: int, how: str) -> None:
     registry.always("GET", "/v2/", Reply(status, {"Retry-After": "1"}))
-    if how == "request":
-        transport.request("GET", f"{registry.url}/v2/", limit_bytes=LIMIT)
+    if how != "stream":
+        whole(transport, how, f"{registry.url}/v2/")
     else:
         transport.stream(f"{registry.url}/v2/").close()
     registry.always("GET", "/dead", Reply(before=(RESET,)))
     with pytest.raises(RegistryUnavailableError):
-        if how == "request":
-            transport.request("GET", f"{registry.url}/dead", limit_bytes=LIMIT)
+        if how != "stream":
+            whole(transport, how, f"{registry.url}/dead")
         else:
             transport.stream(f"{registry.url}/dead")
     assert (registry.count("GET", "/v2/"), registry.count("GET", "/dead")) == (1, 1)
@@ -112,7 +131,7 @@ def test_nothing_is_tried_again_down_here(registry: FakeRegistry, transport: Tra
 # What comes back.
 
 
-@pytest.mark.parametrize("how", ["request", "stream"])
+@pytest.mark.parametrize("how", ["request", "form", "stream"])
 def test_the_body_is_raw(registry: FakeRegistry, transport: Transport, how: str) -> None:
     packed = b"\x1f\x8b" + b"not gzip at all" * 1000
     registry.always("GET", "/v2/", Reply(200, {"Content-Encoding": "gzip"}, packed))
@@ -155,9 +174,10 @@ def test_head_has_no_body_and_keeps_the_connection(registry: FakeRegistry, trans
 def test_requests_and_urllib3_share_connections(registry: FakeRegistry, transport: Transport) -> None:
     registry.always("GET", "/v2/", Reply(200, body=bytes(300_000)))
     for _ in range(3):
+        transport.form("GET", f"{registry.url}/v2/", {}, limit_bytes=LIMIT)
         transport.request("GET", f"{registry.url}/v2/", limit_bytes=LIMIT)
         read(transport.stream(f"{registry.url}/v2/"))
-    worker = Worker(lambda: transport.request("GET", f"{registry.url}/v2/", limit_bytes=LIMIT))
+    worker = Worker(lambda: transport.form("GET", f"{registry.url}/v2/", {}, limit_bytes=LIMIT))
     worker.start()
     assert worker.done().error is None
     assert registry.connections == 1
@@ -209,12 +229,12 @@ def test_whole_answers_are_bounded_per_host_and_bodies_are_not(registry: FakeReg
         Reply(200, headers=[("Content-Length", "5"), ("Content-Length", "6")], body=b"12345"),
     ],
 )
-@pytest.mark.parametrize("how", ["request", "stream"])
+@pytest.mark.parametrize("how", ["request", "form", "stream"])
 def test_a_broken_answer_is_transient(registry: FakeRegistry, transport: Transport, reply: Reply, how: str) -> None:
     registry.always("GET", "/v2/", reply)
     with pytest.raises(RegistryUnavailableError) as caught:
-        if how == "request":
-            transport.request("GET", f"{registry.url}/v2/", limit_bytes=LIMIT)
+        if how != "stream":
+            whole(transport, how, f"{registry.url}/v2/")
         else:
             read(transport.stream(f"{registry.url}/v2/"))
     assert caught.value.retryable
@@ -233,13 +253,14 @@ def test_bytes_before_a_failure_are_returned_first(registry: FakeRegistry, trans
             body.readinto(view)
 
 
-def test_a_stall_ends_with_the_read_timeout(registry: FakeRegistry) -> None:
+@pytest.mark.parametrize("how", ["request", "form"])
+def test_a_stall_ends_with_the_read_timeout(registry: FakeRegistry, how: str) -> None:
     registry.always("GET", "/v2/", Reply(200, body=bytes(200), pieces=(bytes(150), Gate())))
     registry.always("GET", "/silent", Reply(before=(Gate(),)))
     transport = Transport(read_timeout_seconds=0.05)
     for path in ("/v2/", "/silent"):
         with pytest.raises(RegistryUnavailableError, match="no data came") as caught:
-            transport.request("GET", registry.url + path, limit_bytes=LIMIT)
+            whole(transport, how, registry.url + path)
         assert caught.value.retryable
 
 
@@ -264,32 +285,34 @@ def test_a_crawl_is_a_failure_though_each_byte_is_in_time(registry: FakeRegistry
         assert caught.value.retryable
 
 
-def test_a_refused_connection_is_final() -> None:
+@pytest.mark.parametrize("how", ["request", "form"])
+def test_a_refused_connection_is_final(how: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(RegistryUnavailableError, match=f"127.0.0.1:{port}: connection refused") as caught:
-        Transport().request("GET", f"http://127.0.0.1:{port}/", limit_bytes=LIMIT)
+        whole(Transport(), how, f"http://127.0.0.1:{port}/")
     assert not caught.value.retryable
 
 
-def test_an_unknown_name_is_final() -> None:
+@pytest.mark.parametrize("how", ["request", "form"])
+def test_an_unknown_name_is_final(how: str) -> None:
     with pytest.raises(RegistryUnavailableError, match="name can't be resolved") as caught:
-        Transport().stream("http://registry.invalid/")
+        whole(Transport(), how, "http://registry.invalid/")
     assert not caught.value.retryable
 
 
 @pytest.mark.parametrize("url", ["http://[::1/", "http://a..example/", "http://" + "a" * 70 + ".example/"])
 def test_an_impossible_url_is_told_as_such(url: str) -> None:
-    for ask in (lambda: Transport().request("GET", url, limit_bytes=1), lambda: Transport().stream(url)):
+    for ask in (partial(whole, how="request"), partial(whole, how="form"), Transport.stream):
         with pytest.raises((RegistryUnavailableError, ValueError)) as caught:
-            ask()
+            ask(Transport(), url=url)
         assert "\n" not in str(caught.value)
 
 
 # Cancelling.
 
 
-@pytest.mark.parametrize("how", ["request", "stream"])
+@pytest.mark.parametrize("how", ["request", "form", "stream"])
 @pytest.mark.parametrize("where", ["head", "body"])
 def test_cancel_cuts_it_wherever_it_waits(registry: FakeRegistry, transport: Transport, how: str, where: str) -> None:
     gate, cancel = Gate(), Cancellation()
@@ -297,8 +320,8 @@ def test_cancel_cuts_it_wherever_it_waits(registry: FakeRegistry, transport: Tra
     registry.always("GET", "/v2/", head if where == "head" else body)
 
     def ask() -> object:
-        if how == "request":
-            return transport.request("GET", f"{registry.url}/v2/", limit_bytes=LIMIT, cancel=cancel)
+        if how != "stream":
+            return whole(transport, how, f"{registry.url}/v2/", cancel=cancel)
         return read(transport.stream(f"{registry.url}/v2/", cancel=cancel))
 
     worker = Worker(ask)
@@ -397,11 +420,11 @@ def test_ssl_cert_file_is_honoured(
     assert Transport().request("GET", f"{secure.url}/v2/", limit_bytes=LIMIT).status == 200
 
 
-@pytest.mark.parametrize("how", ["request", "stream"])
+@pytest.mark.parametrize("how", ["request", "form", "stream"])
 def test_an_untrusted_one_is_final_and_nothing_is_asked(secure: FakeRegistry, transport: Transport, how: str) -> None:
     with pytest.raises(RegistryUnavailableError, match="certificate is not trusted .*SSL_CERT_FILE") as caught:
-        if how == "request":
-            transport.request("GET", f"{secure.url}/v2/", limit_bytes=LIMIT)
+        if how != "stream":
+            whole(transport, how, f"{secure.url}/v2/")
         else:
             transport.stream(f"{secure.url}/v2/")
     assert not caught.value.retryable

@@ -55,23 +55,44 @@ class TestSchema:
             assert isinstance(opened, Database)
             opened.close()
 
-    def test_a_database_that_is_up_to_date_never_loads_sqlite_utils(self, tmp_path: Path) -> None:
+    def test_only_an_older_database_loads_sqlite_utils(self, tmp_path: Path) -> None:
         source = """
             from imgpull.store import Store
             with Store(sys.argv[1]) as store:
                 store.database.write(lambda c: None)
             print("sqlite_utils" in sys.modules)
         """
-        assert scripts.run(source, tmp_path / "store") == "True\n"
-        assert scripts.run(source, tmp_path / "store") == "False\n"
+        assert scripts.run(source, tmp_path) == "False\n"
+        assert scripts.run(source, tmp_path) == "False\n"
+        with contextlib.closing(sqlite3.connect(tmp_path / "metadata.db")) as raw:
+            raw.execute("PRAGMA user_version=0")
+        assert scripts.run(source, tmp_path) == "True\n"
 
-    def test_a_migration_that_fails_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_new_database_is_what_the_steps_make_of_an_empty_one(self, tmp_path: Path) -> None:
+        made = {}
+        for name, make in (("new", schema.bring_up_to_date), ("steps", lambda raw, _: schema._migrate(raw))):
+            with contextlib.closing(sqlite3.connect(tmp_path / name, isolation_level=None)) as raw:
+                make(raw, name)
+                tables = [row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+                rows = {table: raw.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+                books = [(*row[:3], len(row[3]), row[3][-6:]) for row in rows.pop("_sqlite_migrations")]
+                made[name] = raw.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall(), rows, books
+        assert made["new"] == made["steps"]
+
+    @pytest.mark.parametrize("from_steps", [False, True])
+    def test_making_it_that_fails_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, from_steps: bool
+    ) -> None:
         def fail(db: object) -> None:
             raise StoreError("the second step fails")
 
         with monkeypatch.context() as patched:
-            patched.setattr(schema, "_STEPS", (schema.first_tables, fail))
-            with pytest.raises(StoreError, match="second step"):
+            if from_steps:
+                patched.setattr(schema, "_make", schema._migrate)
+                patched.setattr(schema, "_STEPS", (schema.first_tables, fail))
+            else:
+                patched.setattr(schema, "STATEMENTS", (*schema.STATEMENTS, "CREATE TABLE blobs (again)"))
+            with pytest.raises(StoreError, match="second step|already exists"):
                 _open(tmp_path)
         with contextlib.closing(sqlite3.connect(tmp_path / "metadata.db")) as raw:
             assert raw.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
@@ -106,7 +127,7 @@ class TestSchema:
             _open(tmp_path)
         with contextlib.closing(sqlite3.connect(tmp_path / "metadata.db")) as raw:
             with pytest.raises(StoreError, match="upgrade imgpull"):  # it may have been upgraded since we looked
-                schema.migrate(raw, "metadata.db")
+                schema.bring_up_to_date(raw, "metadata.db")
             assert raw.execute("PRAGMA user_version").fetchone() == (schema.VERSION + 1,)
 
 
