@@ -296,7 +296,7 @@ class Puller:
     def _fly(self, flight: Flight[Image], order: Order, resolution: Resolution) -> Image:
         """One pull, from a digest to an image record; runs on the image's own thread and holds no key of its own."""
         cancel, say, store = flight.cancel, flight.audience, self._store
-        with Fetches(say) as fetches:
+        with store.core.database.gathering(), Fetches(say) as fetches:
             documents = Documents(store, self._fetching(), order.reference, self._limits, cancel, say, order.offline)
             manifest = documents.manifest(resolution.digest, resolution.raw, order.platform)
             config = documents.config(manifest, order.platform)
