@@ -26,7 +26,7 @@ from imgpull.oci import EMPTY_CHAIN_ID, Platform
 from imgpull.orders import Order, Policy, as_content, as_order, as_reference, cpus, find, is_complete, offline
 from imgpull.reference import Reference
 from imgpull.registry import Resolution, connect
-from imgpull.stages import Documents, Layers, blobs_to_fetch, drop_layers, pair_layers, record
+from imgpull.stages import Documents, Layers, drop_layers, first_needed, needs_every_layer, pair_layers, record
 from imgpull.store.images import Content, Image
 from imgpull.traffic import Traffic
 from imgpull.unpack import Unpacker
@@ -299,10 +299,11 @@ class Puller:
         with store.core.database.gathering(), Fetches(say) as fetches:
             documents = Documents(store, self._fetching(), order.reference, self._limits, cancel, say, order.offline)
             manifest = documents.manifest(resolution.digest, resolution.raw, order.platform)
-            config = documents.config(manifest, order.platform)
-            layers = pair_layers(manifest, config)
             source = Layers(documents, manifest, fetches)
-            source.start(blobs_to_fetch(self._content, store, manifest, layers, order.unpack, say))
+            all_at_once = source.ask_for_all if needs_every_layer(self._content, order.unpack) else lambda: None
+            config = documents.config(manifest, order.platform, all_at_once)
+            layers = pair_layers(manifest, config)
+            source.ask(first_needed(self._content, store, layers, order.unpack))
             chain_id = layers[-1].chain_id if layers else EMPTY_CHAIN_ID
             if order.unpack:
                 self._unpacker.unpack(layers, manifest.layers, source, cancel, say)
