@@ -307,17 +307,18 @@ class Puller:
         """One pull, from a digest to an image record; runs on the image's own thread, which holds the image's key."""
         # Here and not above: a process that only waited for others has come to its end without these rooms.
         from imgpull.fetch import Fetches
-        from imgpull.stages import Documents, Layers, blobs_to_fetch, drop_layers, pair_layers, record
+        from imgpull.stages import Documents, Layers, drop_layers, first_needed, needs_every_layer, pair_layers, record
 
         fetcher, unpacker = self._tools()
         cancel, say, store = flight.cancel, flight.audience, self._store
-        with Fetches(say) as fetches:
+        with store.core.database.gathering(), Fetches(say) as fetches:
             documents = Documents(store, fetcher, order.reference, self._limits, cancel, say, order.offline)
             manifest = documents.manifest(resolution.digest, resolution.raw, order.platform)
-            config = documents.config(manifest, order.platform)
-            layers = pair_layers(manifest, config)
             source = Layers(documents, manifest, fetches)
-            source.start(blobs_to_fetch(self._content, store, manifest, layers, order.unpack, say))
+            all_at_once = source.ask_for_all if needs_every_layer(self._content, order.unpack) else lambda: None
+            config = documents.config(manifest, order.platform, all_at_once)
+            layers = pair_layers(manifest, config)
+            source.ask(first_needed(self._content, store, layers, order.unpack))
             chain_id = layers[-1].chain_id if layers else EMPTY_CHAIN_ID
             if order.unpack:
                 unpacker.unpack(layers, manifest.layers, source, cancel, say)

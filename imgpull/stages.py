@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +33,7 @@ from imgpull.unpack import Readable
 if TYPE_CHECKING:
     from imgpull.store import Follower, Parts, Waiting
 
-__all__ = ["Documents", "Layers", "blobs_to_fetch", "drop_layers", "pair_layers", "record"]
+__all__ = ["Documents", "Layers", "drop_layers", "first_needed", "needs_every_layer", "pair_layers", "record"]
 
 _DROPPED_AT_ONCE = 64
 """Each is open meanwhile, and a process may have 1,024 files open."""
@@ -72,15 +72,17 @@ class Documents:
             digest = entry.digest
         raise _too_large(digest, "levels of indexes", self.limits.index_depth)
 
-    def config(self, manifest: Manifest, platform: Platform) -> ImageConfig:
-        """The image's config, checked before any layer is asked for: its platform, and a diff ID for each layer."""
+    def config(self, manifest: Manifest, platform: Platform, meanwhile: Callable[[], None]) -> ImageConfig:
+        """The image's config, checked: its platform, and a diff ID for each layer. Where it has to be fetched,
+        ``meanwhile()`` is called once it was asked for."""
         descriptor = manifest.config
         if descriptor.size_bytes > self.limits.config_bytes:
             raise _too_large(descriptor.digest, "bytes", self.limits.config_bytes)
         if descriptor.data is not None and descriptor.digest not in self.store.content:
             self.fetcher.keep(descriptor.data, descriptor.digest, self.cancel, self.say)
         if not is_here(self.store.content, descriptor.digest, descriptor.size_bytes):
-            self._bring(descriptor, lambda landed, sink: self.fetcher.blob(self.reference, descriptor, landed, sink))
+            boarding: Boarding = lambda landed, sink: self.fetcher.blob(self.reference, descriptor, landed, sink)  # noqa: E731
+            self._bring(descriptor, boarding, meanwhile)
         config = ImageConfig.parse(self._read(descriptor.digest))
         if not platform.matches(config.platform):
             raise platform.not_found([config.platform])
@@ -107,11 +109,13 @@ class Documents:
             )
         return check(self._read(digest), None)
 
-    def _bring(self, descriptor: Descriptor, boarding: Boarding) -> None:
+    def _bring(self, descriptor: Descriptor, boarding: Boarding, meanwhile: Callable[[], None] | None = None) -> None:
         if self.offline:
             raise offline(self.reference, descriptor.digest)
         with Fetches(self.say) as fetches:
             fetches.board(descriptor, boarding)
+            if meanwhile is not None:
+                meanwhile()
             fetches.wait(descriptor.digest, self.cancel)
 
     def _read(self, digest: Digest) -> bytes:
@@ -119,15 +123,39 @@ class Documents:
             return blob.read()
 
 
-@dataclass(frozen=True, slots=True)
 class Layers:
     """Hands the unpacker its layers: those that were asked for once they are here, others fetched when missed."""
 
-    documents: Documents
-    manifest: Manifest
-    fetches: Fetches
+    def __init__(self, documents: Documents, manifest: Manifest, fetches: Fetches) -> None:
+        self.documents = documents
+        self.manifest = manifest
+        self.fetches = fetches
+        self._asked = False
 
-    def start(self, blobs: Sequence[Descriptor]) -> None:
+    def ask(self, first_needed: int) -> None:
+        """Begins to fetch the layers that are not here, from this height upwards, each digest once, bottom first; of
+        the others it is said why not. A second call does nothing. Raises OfflineError, SizeMismatchError."""
+        if self._asked:
+            return
+        self._asked = True
+        documents, blobs = self.documents, self.manifest.layers
+        needed = {blob.digest for blob in blobs[first_needed:]}
+        missing: dict[Digest, Descriptor] = {}
+        for blob in dict.fromkeys(blobs):
+            if is_here(documents.store.content, blob.digest, blob.size_bytes):
+                documents.say(BlobChanged(blob.digest, blob.size_bytes, "exists"))
+            elif blob.digest not in needed:
+                documents.say(BlobChanged(blob.digest, blob.size_bytes, "skipped"))
+            else:
+                missing.setdefault(blob.digest, blob)
+        self.start(missing.values())
+
+    def ask_for_all(self) -> None:
+        """:meth:`ask` for every layer, before the config was seen: it may turn out to be refused."""
+        if len(self.manifest.layers) <= self.documents.limits.layers:
+            self.ask(0)
+
+    def start(self, blobs: Iterable[Descriptor]) -> None:
         """Begins to fetch ``blobs``. Raises OfflineError."""
         for blob in blobs:
             if self.documents.offline:
@@ -189,21 +217,14 @@ def pair_layers(manifest: Manifest, config: ImageConfig) -> tuple[Layer, ...]:
     )
 
 
-def blobs_to_fetch(
-    content: Content, store: Parts, manifest: Manifest, layers: Sequence[Layer], unpack: bool, say: EventSink
-) -> list[Descriptor]:
-    """The layers to ask the registry for, each digest once, bottom first; of the others it is said why not."""
-    first_needed = _FIRST_NEEDED[content](store, layers) if unpack else 0
-    needed = {layer.digest for layer in layers[first_needed:]}
-    missing: list[Descriptor] = []
-    for blob in dict.fromkeys(manifest.layers):
-        if is_here(store.content, blob.digest, blob.size_bytes):
-            say(BlobChanged(blob.digest, blob.size_bytes, "exists"))
-        elif blob.digest not in needed:
-            say(BlobChanged(blob.digest, blob.size_bytes, "skipped"))
-        elif blob.digest not in {other.digest for other in missing}:
-            missing.append(blob)
-    return missing
+def needs_every_layer(content: Content, unpack: bool) -> bool:
+    """Whether no layer's blob is spared by what is unpacked already."""
+    return content == "full" or not unpack
+
+
+def first_needed(content: Content, store: Parts, layers: Sequence[Layer], unpack: bool) -> int:
+    """The height from which on the layers' blobs are needed."""
+    return 0 if needs_every_layer(content, unpack) else _first_without_snapshot(store, layers)
 
 
 def _first_without_snapshot(store: Parts, layers: Sequence[Layer]) -> int:
@@ -234,13 +255,6 @@ def drop_layers(image: Image, store: Parts) -> None:
     doomed = sorted(image.blobs - image.kept)
     for first in range(0, len(doomed), _DROPPED_AT_ONCE):
         store.content.drop(*doomed[first : first + _DROPPED_AT_ONCE])
-
-
-_FIRST_NEEDED: Mapping[Content, Callable[[Parts, Sequence[Layer]], int]] = {
-    "full": lambda _store, _layers: 0,
-    "lazy": _first_without_snapshot,
-    "drop": _first_without_snapshot,
-}
 
 
 def _too_large(digest: Digest, what: str, limit: int) -> LimitExceededError:

@@ -18,6 +18,7 @@ from imgpull.errors import (
     ContentNotFoundError,
     DigestMismatchError,
     LockTimeoutError,
+    RefLockedError,
     RegistryError,
     SizeMismatchError,
 )
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["Arrive", "Fetcher", "is_here"]
 
 _BLOCK = 256 * 1024  # larger gained nothing and costs memory per worker (docs/decisions/threads.md)
-_WAITERS_PER_SLOT = 4  # workers that may wait for a key or a ref while every slot is used
 _STALLED_ATTEMPTS = 5
 _PROGRESS_BYTES = 1024 * 1024  # an attempt that brought this much does not count as stalled (c/image bodyReader)
 _log = logging.getLogger("imgpull.fetch")
@@ -63,8 +63,8 @@ class Fetcher:
         self._keys = keys
         self._flights = flights
         self._slots = Slots(max_concurrent_fetches)
-        workers = max_concurrent_fetches * (_WAITERS_PER_SLOT if flights.joining else 1)
-        self._workers = Workers(threads, workers, "imgpull-fetch")
+        # A worker that has to wait for a key or a ref stands aside, so more of them would only queue for slots.
+        self._workers = Workers(threads, max_concurrent_fetches, "imgpull-fetch")
 
     def blob(self, reference: Reference, descriptor: Descriptor, landed: Landed[None], sink: EventSink) -> Seat[None]:
         """Starts, or joins, the transfer of one blob."""
@@ -151,9 +151,15 @@ class Fetcher:
         told("fetched")
 
     def _open(self, ref: str, digest: Digest, total_bytes: int, cancel: Cancellation, say: EventSink) -> Writer:
-        return open_writer(
-            lambda: self._content.writer(ref, expected=digest, total_bytes=total_bytes), ref, cancel, say
-        )
+        def open_once() -> Writer:
+            try:
+                return self._content.writer(ref, expected=digest, total_bytes=total_bytes)
+            except RefLockedError:
+                if self._flights.joining:
+                    self._workers.stand_aside()
+                raise
+
+        return open_writer(open_once, ref, cancel, say)
 
     def _transfer(self, reference: Reference, blob: Descriptor, cancel: Cancellation, say: EventSink) -> None:
         """Fetches until the digest holds. Wrong bytes are dropped and asked for once more, from zero."""

@@ -36,6 +36,11 @@ _logger = logging.getLogger("imgpull.store")
 _LABEL_BYTES = 4096
 """Key and value together (containerd's ``pkg/labels``)."""
 _COLUMNS = "digest, size_bytes, created_at, updated_at, labels"
+_INSERT = f"INSERT INTO blobs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
+_REPLACE = (
+    "(digest) DO UPDATE SET size_bytes = excluded.size_bytes, created_at = excluded.created_at, "
+    "updated_at = excluded.updated_at, labels = excluded.labels"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +210,15 @@ class ContentStore:
         self._ingests.drop_of_digest(digest)
         now = self._now()
         info = Info(digest, writer.offset_bytes, now, now, FrozenMap(labels))
-        return self.database.write(lambda connection: _record(connection, info))
+        if labels:
+            return self.database.write(lambda connection: _record(connection, info))
+        self.database.ride(lambda connection: self._record_arrival(connection, info))  # without labels the file says it
+        return info
+
+    def _record_arrival(self, connection: Connection, info: Info) -> None:
+        """The row of a blob that came, unless it went again; a row that another process wrote since stays."""
+        if info.digest in self.blobs:
+            connection.execute(f"{_INSERT} ON CONFLICT {_REPLACE} WHERE updated_at < excluded.updated_at", _row(info))
 
     def writer_closed(self, writer: Writer) -> None:
         """Called once by every writer, when its ref is free again."""
@@ -270,7 +283,7 @@ class ContentStore:
 
     def record_diff_id(self, digest: str, diff_id: str) -> None:
         """Remember a diff ID that this process measured itself; never one that an image or a label claims."""
-        self.database.write(lambda connection: write_diff_id(connection, digest, diff_id))
+        self.database.ride(lambda connection: write_diff_id(connection, digest, diff_id))
 
 
 def write_diff_id(connection: Connection, digest: str, diff_id: str) -> None:
@@ -280,17 +293,13 @@ def write_diff_id(connection: Connection, digest: str, diff_id: str) -> None:
 
 
 def _record(connection: Connection, info: Info) -> Info:
-    connection.execute(
-        f"INSERT OR REPLACE INTO blobs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",
-        (
-            info.digest,
-            info.size_bytes,
-            info.created_at.isoformat(),
-            info.updated_at.isoformat(),
-            json.dumps(dict(info.labels)),
-        ),
-    )
+    connection.execute(f"{_INSERT} ON CONFLICT {_REPLACE}", _row(info))
     return info
+
+
+def _row(info: Info) -> tuple[object, ...]:
+    created_at, updated_at = info.created_at.isoformat(), info.updated_at.isoformat()
+    return info.digest, info.size_bytes, created_at, updated_at, json.dumps(dict(info.labels))
 
 
 def _forget(connection: Connection, digest: Digest) -> bool:

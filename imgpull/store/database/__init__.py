@@ -5,6 +5,8 @@ Words
                  shares with whatever else was queued, under the store's lock. It must only touch the connection: it may
                  run a second time when the transaction it was in is lost, and everybody else's write waits for it.
                  (Some look at a blob's file as well, and one unlinks it: docs/decisions/dropped-blobs.md.)
+    *rider*      a write that nobody waits for: what it says can be learnt from a file of the store as well. While a
+                 pull gathers, riders wait for the next write that somebody waits for, and are committed with it.
     *query*      one SELECT, on a connection of its own; it sees the last commit and neither waits nor makes wait.
 
 A file of the store is published *before* the write that records it, and deleted *after* the write that forgets it: the
@@ -18,6 +20,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from sqlite3 import Connection, Row
 from typing import TypeVar
 
@@ -79,15 +82,28 @@ class Database:
         if durability == "full":
             self._writer.synchronous = "FULL"
 
-    def write(self, do: Callable[[Connection], T], *, alone: bool = False) -> T:
+    def write(self, do: Callable[[Connection], T], *, alone: bool = False, complete: bool = False) -> T:
         """Run ``do`` as a write and return its result once it is committed (and, with ``"full"``, on the disk).
 
         What ``do`` raises undoes what it did and is raised here; other writes of the same transaction don't notice.
         ``alone``: in a transaction of its own. For one that does what no rollback undoes: it sees only what is
         committed, where it would see what others of its transaction wrote, which a crash or a full disk takes back.
+        ``complete``: also raises, though it is committed itself, what a rider failed with that came before.
         """
         self.check_writable()
-        return self._writer.write(do, alone=alone)
+        return self._writer.write(do, alone=alone, complete=complete)
+
+    def ride(self, do: Callable[[Connection], object]) -> None:
+        """Run ``do`` as a rider while anybody gathers, else as a write. It must not undo what another process knew
+        and wrote in between."""
+        self.check_writable()
+        if not self._writer.ride(do):
+            self.write(do)
+
+    def gathering(self) -> AbstractContextManager[None]:
+        """A block that will end with a write of its own, which takes along the riders until then. Where it does not,
+        by an error, they are written without it."""
+        return self._writer.gathering()
 
     def check_writable(self) -> None:
         """Raises StoreError where nothing can be written: opened read-only, closed, or inherited by a fork. For those

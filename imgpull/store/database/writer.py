@@ -4,6 +4,11 @@ Every write of every thread is queued to it. It takes all that are queued, takes
 transaction of them, commits, and then tells each how it went: *group commit*. A commit costs one fsync, so twenty
 threads that write at once pay for one or two and not for twenty.
 
+A *rider* is a write that nobody waits for: what it says can be learnt from the store's files as well. While anybody
+gathers, it lies here until a write comes that somebody waits for, and goes into the same transaction, before it: a pull
+of forty layers is one transaction. (To let the thread sleep a few milliseconds, in case more comes, was rejected: each
+caller would wait for that sleep.)
+
 The lock is a blocking flock, taken before ``BEGIN IMMEDIATE``. SQLite's own answer to "somebody else is writing" is to
 sleep and try again; measured with twenty processes, that left one of them waiting for 2.4 s and starved another, while
 the lock is handed on in turn (median 19 ms, maximum 128). Because every commit, checkpoint and close in every process
@@ -19,7 +24,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from imgpull.errors import StoreError
@@ -32,6 +37,8 @@ _logger = logging.getLogger("imgpull.store")
 
 T = TypeVar("T")
 
+_RIDERS = 256
+"""More go at once: an image has at most some five hundred layers, but nothing says how many pulls gather."""
 _CHECKPOINT_BYTES = 16 * 1024 * 1024
 """Above this the log is written back into the database and cut: a thousand pulls without a checkpoint left 178 MB."""
 
@@ -39,11 +46,20 @@ _CHECKPOINT_BYTES = 16 * 1024 * 1024
 class _Write:
     """One queued write: what to do, and how it went."""
 
-    __slots__ = ("alone", "do", "done", "error", "result")
+    __slots__ = ("alone", "complete", "do", "done", "error", "result", "rides")
 
-    def __init__(self, do: Callable[[sqlite3.Connection], Any], *, alone: bool = False) -> None:
+    def __init__(
+        self,
+        do: Callable[[sqlite3.Connection], Any],
+        *,
+        alone: bool = False,
+        complete: bool = False,
+        rides: bool = False,
+    ) -> None:
         self.do = do
         self.alone = alone
+        self.complete = complete
+        self.rides = rides
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = threading.Event()
@@ -63,43 +79,84 @@ class GroupWriter:
         """``FULL``: a commit survives a power cut. ``NORMAL``: it may be lost then, but nothing is damaged."""
         self.transactions = 0
         """Commits made: with group commit, at most the number of writes."""
-        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
-        # Guards _thread and _stopped, and with them that nothing is queued behind the end mark.
+        # Lists, so that riders and the write that takes them along are seen at once.
+        self._queue: queue.SimpleQueue[list[_Write] | None] = queue.SimpleQueue()
+        # Guards _thread and _stopped, and with them that nothing is queued behind the end mark; _gatherers, _riders.
         self._lock = threading.Lock()
+        self._gatherers = 0
+        self._riders: list[_Write] = []
+        self._lost: BaseException | None = None
+        """Why a rider was not written, until a write that wants to be complete is told; the thread's own."""
         self._thread: threading.Thread | None = None
         self._stopped = False
         self._connection: sqlite3.Connection | None = None
 
-    def write(self, do: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> T:
+    def write(self, do: Callable[[sqlite3.Connection], T], *, alone: bool = False, complete: bool = False) -> T:
         """Run ``do`` in a transaction (of its own, where it is to be ``alone``) and return its result once it is
-        committed. Raises what ``do`` raises.
+        committed. Raises what ``do`` raises; ``complete``: or else what a rider failed with that came before.
 
         A write made from within a write is part of it: queued, it would wait for itself.
         """
         if threading.current_thread() is self._thread:
             assert not alone, "a write that is part of another cannot be alone"
             return self._nested(do)
-        write = _Write(do, alone=alone)
+        write = _Write(do, alone=alone, complete=complete)
         with self._lock:
-            if self._stopped:
-                raise connections.closed(self._path)
-            self._start()
-            self._queue.put(write)
+            self._check_running()
+            self._send(write)
         write.done.wait()
         if write.error is not None:
             raise write.error
         result: T = write.result
         return result
 
+    def ride(self, do: Callable[[sqlite3.Connection], object]) -> bool:
+        """Run ``do`` with the next write that somebody waits for; False, and nothing, where nobody gathers.
+
+        What it fails with is logged, and raised by the next write that wants to be complete."""
+        with self._lock:
+            if not self._gatherers or threading.current_thread() is self._thread:
+                return False
+            self._check_running()
+            self._riders.append(_Write(do, rides=True))
+            if len(self._riders) >= _RIDERS:
+                self._send()
+            return True
+
+    @contextlib.contextmanager
+    def gathering(self) -> Iterator[None]:
+        """While any of these blocks runs, riders wait for a write to go with; when the last ends they go alone."""
+        with self._lock:
+            self._gatherers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._gatherers -= 1
+                if self._riders and not self._gatherers and not self._stopped:
+                    self._send()
+
     def stop(self) -> None:
         """Let the queued writes finish, end the thread and close the connection. A second call does nothing."""
         with self._lock:
+            if self._riders:
+                self._send()
             already, self._stopped = self._stopped, True
             if not already and self._thread is not None:
                 self._queue.put(None)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
             self._file_lock.close()
+
+    def _check_running(self) -> None:
+        if self._stopped:
+            raise connections.closed(self._path)
+
+    def _send(self, *last: _Write) -> None:
+        """Queue the riders and then ``last``. The lock is held."""
+        self._start()
+        riders, self._riders = self._riders, []
+        self._queue.put([*riders, *last])
 
     def _start(self) -> None:
         if self._thread is not None:
@@ -124,11 +181,11 @@ class GroupWriter:
     def _take(self) -> tuple[list[_Write], bool]:
         """Everything that is queued, at least one; and whether the end mark was among it."""
         group: list[_Write] = []
-        write = self._queue.get()
+        writes = self._queue.get()
         with contextlib.suppress(queue.Empty):
-            while write is not None:
-                group.append(write)
-                write = self._queue.get_nowait()
+            while writes is not None:
+                group.extend(writes)
+                writes = self._queue.get_nowait()
             return group, True
         return group, False
 
@@ -137,14 +194,23 @@ class GroupWriter:
             with self._file_lock:
                 for together in _transactions(group):
                     self._commit(together)
-                    for write in together:
-                        write.done.set()
+                    self._tell(together)
                 self._checkpoint()
         except BaseException as error:  # whatever it is, it belongs to those who wait, and the thread lives on
-            for write in group:
-                if not write.done.is_set():
-                    write.error = error
-                    write.done.set()
+            untold = [write for write in group if not write.done.is_set()]
+            for write in untold:
+                write.error = error
+            self._tell(untold)
+
+    def _tell(self, group: list[_Write]) -> None:
+        """Each how it went; who wants to be complete also of riders, which came before it."""
+        for write in group:
+            if write.rides and write.error is not None:
+                self._lost = write.error
+                _logger.warning("what is known of a file was not written to %s: %s", self._path, write.error)
+            elif write.complete and write.error is None:
+                write.error, self._lost = self._lost, None
+            write.done.set()
 
     def _commit(self, group: list[_Write]) -> None:
         """One transaction for the group; where that is lost as a whole, one for each.

@@ -99,16 +99,23 @@ class Committed:
             raise
         self._sync.directory(place.parent)
 
-    def record(self, info: SnapshotInfo, *, replacing: bool = True, blob: str | None = None) -> None:
-        """Write the row of a snapshot that is there, and in the same write that ``blob`` has its diff ID."""
-        directory = info.name.replace(":", "/", 1)
+    def record(self, info: SnapshotInfo) -> None:
+        """Write the row of a snapshot that is there, in place of the one it has."""
+        self._database.write(lambda connection: records.write_row(connection, info))
+
+    def record_commit(self, info: SnapshotInfo, blob: str | None) -> None:
+        """Write the row of a snapshot that was just published, and in the same write that ``blob`` has its diff ID.
+
+        A rider: a row that is missing is made from ``journal.json``. So other processes may know the snapshot first;
+        what they wrote of it stays, and one that they removed gets no row."""
 
         def write(connection: Connection) -> None:
-            records.write_row(connection, info, directory, replacing=replacing)
+            if info.name in self:
+                records.write_row(connection, info, unless_known=True)
             if blob is not None and info.diff_id is not None:
                 write_diff_id(connection, blob, info.diff_id)
 
-        self._database.write(write)
+        self._database.ride(write)
 
     def discard(self, name: str, hold: Hold) -> None:
         """Forget a snapshot, take it away in one step, then remove it at leisure. ``hold`` is exclusive, and let go
@@ -148,7 +155,7 @@ class Committed:
         """Of a snapshot whose process died between the rename and the row."""
         info, _ = self._read(name)
         if not self._read_only:
-            self.record(info, replacing=False)
+            self._database.write(lambda connection: records.write_row(connection, info, unless_known=True))
         return info
 
     def _names(self) -> list[str]:

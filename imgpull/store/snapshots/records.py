@@ -138,19 +138,24 @@ def _labels(value: object) -> dict[str, str]:
 # -- rows ------------------------------------------------------------------------------------------------------------
 
 
-def write_row(connection: Connection, info: SnapshotInfo, directory: str, *, replacing: bool) -> None:
-    """Record a committed snapshot. ``replacing=False`` leaves a row that is there as it is."""
-    verb = "REPLACE" if replacing else "IGNORE"
+_COLUMNS = ("name", "kind", "parent", "diff_id", "directory", "size_bytes", "inodes", "created_at", "labels")
+_WRITE_ROW = (
+    f"INSERT INTO snapshots ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+    f" ON CONFLICT (name) DO UPDATE SET {', '.join(f'{column} = excluded.{column}' for column in _COLUMNS[1:])}"
+)
+
+
+def write_row(connection: Connection, info: SnapshotInfo, *, unless_known: bool = False) -> None:
+    """Record a committed snapshot. ``unless_known``: a row that is this snapshot's, by the time at which it was made,
+    may know labels that came since, and stays."""
     connection.execute(
-        f"INSERT OR {verb} INTO snapshots"
-        " (name, kind, parent, diff_id, directory, size_bytes, inodes, created_at, labels)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        _WRITE_ROW + " WHERE created_at <> excluded.created_at" if unless_known else _WRITE_ROW,
         (
             info.name,
             info.kind,
             info.parent,
             info.diff_id,
-            directory,
+            info.name.replace(":", "/", 1),
             info.size_bytes,
             info.inodes,
             info.created_at,

@@ -162,7 +162,7 @@ class Snapshots:
             )
             with self._held(info.parent):
                 self._committed.publish(active.path.parent, info, journal or Journal(), writing)
-        self._committed.record(info, blob=blob)
+        self._committed.record_commit(info, blob)
         return info
 
     def update(self, name: str, labels: Mapping[str, str | None]) -> SnapshotInfo:

@@ -40,7 +40,10 @@ class Transfers:
 
 
 def waiting(fetches: Fetches, count: int) -> None:
-    until(lambda: len(fetches._changed._waiters) == count, f"{count} threads wait")  # type: ignore[attr-defined]
+    until(
+        lambda: sum(len(news.changed._waiters) for news in fetches._news.values()) == count,  # type: ignore[attr-defined]
+        f"{count} threads wait",
+    )
 
 
 def test_each_thread_waits_for_its_own() -> None:

@@ -231,6 +231,83 @@ class TestTheLockBetweenProcesses:
         database.close()
 
 
+class TestRiders:
+    def test_they_go_with_the_next_write_and_before_it(self, database: Database) -> None:
+        before = database.transactions
+        with database.gathering():
+            for number in range(40):
+                database.ride(_insert(f"k{number}"))
+            assert _keys(database) == set()
+            assert database.transactions == before
+            assert database.write(lambda c: len(c.execute("SELECT 1 FROM diff_ids").fetchall())) == 40
+        assert database.transactions - before == 1
+        assert len(_keys(database)) == 40
+
+    def test_where_nobody_gathers_one_is_a_write(self, database: Database) -> None:
+        before = database.transactions
+        database.ride(_insert("a"))
+        assert database.transactions - before == 1
+        assert _keys(database) == {"a"}
+        with pytest.raises(StoreError, match="UNIQUE"):
+            database.ride(_insert("a"))
+
+    def test_they_go_alone_when_the_last_who_gathered_ends_without_a_write(self, database: Database) -> None:
+        with database.gathering():
+            with pytest.raises(ZeroDivisionError), database.gathering():
+                database.ride(_insert("a"))
+                raise ZeroDivisionError
+            assert _keys(database) == set()
+        until(lambda: _keys(database) == {"a"}, "it was written")
+
+    def test_too_many_go_at_once(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("imgpull.store.database.writer._RIDERS", 3)
+        with database.gathering():
+            for number in range(4):
+                database.ride(_insert(f"k{number}"))
+            until(lambda: len(_keys(database)) == 3, "three were written")
+        until(lambda: len(_keys(database)) == 4, "the fourth was written")
+
+    def test_the_end_takes_them_along(self, database: Database) -> None:
+        with database.gathering():
+            database.ride(_insert("a"))
+            database.close()
+            with pytest.raises(StoreError, match="closed"):
+                database.ride(_insert("b"))
+        with sqlite3.connect(database.path) as connection:
+            assert connection.execute("SELECT digest FROM diff_ids").fetchall() == [("a",)]
+        connection.close()
+
+    def test_an_error_is_told_to_the_next_that_wants_to_be_complete_and_to_no_other(self, database: Database) -> None:
+        with database.gathering():
+            database.write(_insert("a"))
+            database.ride(_insert("a"))
+            database.write(_insert("b"))
+            with pytest.raises(StoreError, match="UNIQUE"):
+                database.write(_insert("c"), complete=True)
+            database.write(_insert("d"), complete=True)
+        assert _keys(database) == {"a", "b", "c", "d"}
+
+    def test_a_group_that_is_lost_is_made_again_riders_and_all(self, database: Database) -> None:
+        broken: list[Connection] = []
+
+        def lose_once(connection: Connection) -> None:
+            if not broken:
+                broken.append(connection)
+                connection.execute("ROLLBACK")
+                raise sqlite3.OperationalError("disk I/O error")
+
+        with database.gathering():
+            database.ride(_insert("a"))
+            database.ride(lose_once)
+            database.write(_insert("b"), complete=True)
+        assert _keys(database) == {"a", "b"}
+
+    def test_within_a_write_one_is_part_of_it(self, database: Database) -> None:
+        with database.gathering():
+            database.write(lambda _: database.ride(_insert("a")))
+        assert _keys(database) == {"a"}
+
+
 class TestTheEnd:
     def test_what_was_queued_is_written(self, database: Database) -> None:
         with plugged(database):
