@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -67,7 +68,9 @@ class Directory:
 class OwnTree:
     """Directories are mirrored in memory, everything else is only on disk; about 128 descriptors are held."""
 
-    def __init__(self, root_fd: int) -> None:
+    def __init__(self, root_fd: int, expected: dict[bytes, threading.Event] | None = None) -> None:
+        self.expected = {} if expected is None else expected
+        """Directories and symbolic links that other threads wait for, by canonical path; they may add some."""
         self.root = Directory(None, b"", below=True)
         self.size_bytes = 0
         """Of the regular files that are in the tree now."""
@@ -155,7 +158,15 @@ class OwnTree:
         self.inodes += 1
         directory = Directory(parent, name, below=below)
         parent.adopt(directory)
+        if self.expected:
+            self.appeared(parent, name)
         return directory
+
+    def appeared(self, parent: Directory, name: bytes) -> None:
+        """A directory or symbolic link is there now, and whoever waited for it may look."""
+        event = self.expected.pop(b"/".join((*parent.path, name)), None)
+        if event is not None:
+            event.set()
 
     def clear(self, parent: Directory, name: bytes) -> None:
         """Take away what this layer has at that name, with all that is in it. Links are never followed."""
