@@ -187,8 +187,7 @@ class Applier:
                 written = os.write(fd, piece)
                 while written < len(piece):
                     written += os.write(fd, piece[written:])
-            attributes = Attributes(entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.xattrs)
-            true_mode = self._metadata.finish_file(fd, attributes, entry.name)
+            true_mode = self._metadata.finish_file(fd, entry)
         finally:
             os.close(fd)
         self._tree.inodes += 1

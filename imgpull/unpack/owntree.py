@@ -84,13 +84,17 @@ class OwnTree:
         """Names that are to become hard links to these paths of the parents, and are empty files until then."""
         self._root_fd = root_fd
         self._held: OrderedDict[Directory, int] = OrderedDict()
+        self._latest: Directory | None = None  # asked for last, and not opened since: the last of _held
 
     def fd(self, directory: Directory) -> int:
         """A descriptor of it, the tree's to close; stays open while two more directories are asked for."""
         fd = self._held.get(directory)
         if fd is not None:
-            self._held.move_to_end(directory)
+            if directory is not self._latest:  # most entries lie where the one before did
+                self._held.move_to_end(directory)
+                self._latest = directory
             return fd
+        self._latest = None
         return self._open(directory) if directory.parent is not None else self._root_fd
 
     def _open(self, directory: Directory) -> int:
