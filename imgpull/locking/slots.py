@@ -1,11 +1,11 @@
-"""Slots: a bounded number of workers at a time, first come first served, and a wait that can be cancelled."""
+"""Slots: a bounded number of workers at a time, those with most to do first, and a wait that can be cancelled."""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from types import TracebackType
 from typing import Self
 
@@ -13,9 +13,14 @@ from imgpull.locking.cancellation import Cancellation
 
 __all__ = ["Slot", "Slots"]
 
+_MOST_PASSED = 16
+"""How often who waits longest may be passed over: a small layer must not wait for as long as larger ones come."""
+
 
 class Slots:
-    """``count`` slots. A slot is always the last thing taken: whoever holds one waits for no key.
+    """``count`` slots. Of those who wait, the one with the greatest weight is served, of equals the first: work that
+    takes long and begins late is what others wait for in the end, with a CPU idle. A slot is always the last thing
+    taken: whoever holds one waits for no key.
 
     threading.Semaphore was rejected: its wait can't be cancelled without polling, and it wakes in no order.
     """
@@ -24,26 +29,29 @@ class Slots:
         if count < 1:
             raise ValueError(f"at least one slot is needed, not {count}")
         self.count = count
-        self._lock = threading.Lock()  # guards _free and _queue
+        self._lock = threading.Lock()  # guards all that follows
         self._free = count
-        self._queue: deque[threading.Event] = deque()
+        self._queue: list[tuple[threading.Event, float]] = []
+        self._heaviest = -inf  # of the queue
+        self._passed = 0  # how often the first of the queue was
 
     @property
     def free(self) -> int:
         """How many are free now."""
         return self._free
 
-    def take(self, cancel: Cancellation | None = None) -> Slot:
+    def take(self, cancel: Cancellation | None = None, weight: float = 0) -> Slot:
         """Hold one slot for a ``with`` block. Entering raises PullCancelledError when ``cancel`` fires first."""
-        return Slot(self, cancel)
+        return Slot(self, cancel, weight)
 
-    def _acquire(self, cancel: Cancellation | None) -> None:
+    def _acquire(self, cancel: Cancellation | None, weight: float) -> None:
         with self._lock:
             if self._free and not self._queue:
                 self._free -= 1
                 return
             ready = threading.Event()
-            self._queue.append(ready)
+            self._queue.append((ready, weight))
+            self._heaviest = max(self._heaviest, weight)
         forget = cancel.add_callback(ready.set) if cancel is not None else None
         try:
             ready.wait()
@@ -58,31 +66,43 @@ class Slots:
 
     def _give_up(self, ready: threading.Event) -> None:
         with self._lock:
-            if ready in self._queue:
-                self._queue.remove(ready)
-                return
+            for at, (waiting, _) in enumerate(self._queue):
+                if waiting is ready:
+                    self._pop(at)
+                    return
         self._release()  # the slot had been granted already: pass it on
 
     def _release(self) -> None:
         with self._lock:
-            if self._queue:
-                self._queue.popleft().set()
-            else:
+            if not self._queue:
                 self._free += 1
+                return
+            queue = self._queue
+            at = max(range(len(queue)), key=lambda at: queue[at][1]) if self._passed < _MOST_PASSED else 0
+            self._passed += 1
+            self._pop(at).set()
+
+    def _pop(self, at: int) -> threading.Event:
+        if at == 0:
+            self._passed = 0
+        ready, _ = self._queue.pop(at)
+        self._heaviest = max((weight for _, weight in self._queue), default=-inf)
+        return ready
 
 
 class Slot:
     """One thread's claim to a slot, which it has inside the ``with`` block, but for the time it lends it."""
 
-    __slots__ = ("_cancel", "_slots", "held")
+    __slots__ = ("_cancel", "_slots", "_weight", "held")
 
-    def __init__(self, slots: Slots, cancel: Cancellation | None) -> None:
+    def __init__(self, slots: Slots, cancel: Cancellation | None, weight: float) -> None:
         self._slots = slots
         self._cancel = cancel
+        self._weight = weight
         self.held = False
 
     def __enter__(self) -> Self:
-        self._slots._acquire(self._cancel)
+        self._slots._acquire(self._cancel, self._weight)
         self.held = True
         return self
 
@@ -90,6 +110,11 @@ class Slot:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._give_back()
+
+    @property
+    def outweighed(self) -> bool:
+        """Whether somebody with a greater weight waits for a slot, as far as can be told without a lock."""
+        return self.held and self._slots._heaviest > self._weight
 
     @contextmanager
     def lent(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ class Applier:
     ``root_fd`` is an empty directory that nobody else writes to, opened for reading; it stays the caller's.
     ``lower_links``: the parents, or what is assumed of them; then :meth:`holds` must be asked before settling.
     ``privileged``: owners, devices and privileged attributes are set, not skipped. ``hidden``: see
-    :class:`WhiteoutOrderError`. Each method that reads entries or looks at the parents raises PullCancelledError once
-    ``cancel`` has fired.
+    :class:`WhiteoutOrderError`. ``expected``: see :class:`OwnTree`. Each method that reads entries or looks at the
+    parents raises PullCancelledError once ``cancel`` has fired.
     """
 
     def __init__(
@@ -82,11 +83,12 @@ class Applier:
         layer: str,
         hidden: Marks | None = None,
         cancel: Cancellation | None = None,
+        expected: dict[bytes, threading.Event] | None = None,
     ) -> None:
         self._limits = limits
         self._cancel = cancel or Cancellation()
         self._layer = layer
-        self._tree = OwnTree(root_fd)
+        self._tree = OwnTree(root_fd, expected)
         self._lower_links = lower_links
         self._paths = Paths(self._tree, lower_links, limits, layer)
         if hidden is not None:
@@ -185,8 +187,7 @@ class Applier:
                 written = os.write(fd, piece)
                 while written < len(piece):
                     written += os.write(fd, piece[written:])
-            attributes = Attributes(entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.xattrs)
-            true_mode = self._metadata.finish_file(fd, attributes, entry.name)
+            true_mode = self._metadata.finish_file(fd, entry)
         finally:
             os.close(fd)
         self._tree.inodes += 1
@@ -198,6 +199,8 @@ class Applier:
         if not entry.linkname:
             raise invalid(self._layer, entry.name, "is a symbolic link to nothing")
         self._special(entry, parent, base, lambda fd: os.symlink(entry.linkname, base, dir_fd=fd))
+        if self._tree.expected:
+            self._tree.appeared(parent, base)
 
     def _fifo(self, entry: Entry, parent: Directory, base: bytes) -> None:
         self._special(entry, parent, base, lambda fd: os.mkfifo(base, _PRIVATE, dir_fd=fd))

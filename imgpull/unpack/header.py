@@ -10,7 +10,18 @@ import struct
 from functools import lru_cache
 from zlib import adler32
 
-__all__ = ["BLOCK_BYTES", "checksum_matches", "number", "prefixed", "repeated_number", "text", "unpack"]
+from imgpull.unpack.entry import clamped_ns
+
+__all__ = [
+    "BLOCK_BYTES",
+    "checksum_matches",
+    "number",
+    "prefixed",
+    "repeated_number",
+    "repeated_time_ns",
+    "text",
+    "unpack",
+]
 
 BLOCK_BYTES = 512
 _HALF = BLOCK_BYTES // 2
@@ -46,7 +57,13 @@ def number(field: bytes) -> int:
 
 
 repeated_number = lru_cache(maxsize=2048)(number)
-"""For fields that have few different values in an archive: mode, uid, gid, mtime. Half the time of parsing them."""
+"""For fields that have few different values in an archive: mode, uid, gid. Half the time of parsing them."""
+
+
+@lru_cache(maxsize=2048)
+def repeated_time_ns(field: bytes) -> int:
+    """A time in seconds, as nanoseconds that every file system can store. Raises ValueError."""
+    return clamped_ns(number(field))
 
 
 def checksum_matches(block: memoryview, at: int, field: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
@@ -26,6 +27,7 @@ class UnsettledLayer:
     """A layer in ``active``'s own directory, from its first byte until it is settled. Use it in a ``with`` block.
 
     ``lower_links``: the parents, or what is assumed of them. ``hidden``: what a WhiteoutOrderError said.
+    ``expected``: what others wait for, see OwnTree.
     After an error what was written stays in ``active``, which the caller removes.
     """
 
@@ -37,6 +39,7 @@ class UnsettledLayer:
         limits: Limits,
         cancel: Cancellation,
         hidden: Marks | None = None,
+        expected: dict[bytes, threading.Event] | None = None,
     ) -> None:
         self.lower = lower_links.known
         """The parents' view, where it was known from the beginning."""
@@ -54,6 +57,7 @@ class UnsettledLayer:
             layer=layer.digest,
             hidden=hidden,
             cancel=cancel,
+            expected=expected,
         )
 
     def fill(self, source: Readable) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -67,7 +68,9 @@ class Directory:
 class OwnTree:
     """Directories are mirrored in memory, everything else is only on disk; about 128 descriptors are held."""
 
-    def __init__(self, root_fd: int) -> None:
+    def __init__(self, root_fd: int, expected: dict[bytes, threading.Event] | None = None) -> None:
+        self.expected = {} if expected is None else expected
+        """Directories and symbolic links that other threads wait for, by canonical path; they may add some."""
         self.root = Directory(None, b"", below=True)
         self.size_bytes = 0
         """Of the regular files that are in the tree now."""
@@ -81,13 +84,17 @@ class OwnTree:
         """Names that are to become hard links to these paths of the parents, and are empty files until then."""
         self._root_fd = root_fd
         self._held: OrderedDict[Directory, int] = OrderedDict()
+        self._latest: Directory | None = None  # asked for last, and not opened since: the last of _held
 
     def fd(self, directory: Directory) -> int:
         """A descriptor of it, the tree's to close; stays open while two more directories are asked for."""
         fd = self._held.get(directory)
         if fd is not None:
-            self._held.move_to_end(directory)
+            if directory is not self._latest:  # most entries lie where the one before did
+                self._held.move_to_end(directory)
+                self._latest = directory
             return fd
+        self._latest = None
         return self._open(directory) if directory.parent is not None else self._root_fd
 
     def _open(self, directory: Directory) -> int:
@@ -155,7 +162,15 @@ class OwnTree:
         self.inodes += 1
         directory = Directory(parent, name, below=below)
         parent.adopt(directory)
+        if self.expected:
+            self.appeared(parent, name)
         return directory
+
+    def appeared(self, parent: Directory, name: bytes) -> None:
+        """A directory or symbolic link is there now, and whoever waited for it may look."""
+        event = self.expected.pop(b"/".join((*parent.path, name)), None)
+        if event is not None:
+            event.set()
 
     def clear(self, parent: Directory, name: bytes) -> None:
         """Take away what this layer has at that name, with all that is in it. Links are never followed."""

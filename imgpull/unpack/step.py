@@ -16,9 +16,10 @@ import logging
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -29,7 +30,7 @@ from imgpull.locking import Cancellation, KeyedLock, Slot, Slots
 from imgpull.oci import Digest
 from imgpull.store import IngestEnded, Parts, Store, Waiting
 from imgpull.store.images import Layer
-from imgpull.store.snapshots import Active, LayerTree, MergedTree
+from imgpull.store.snapshots import Active, LayerTree, MergedTree, TreePath
 from imgpull.unpack.applier import Applied, WhiteoutOrderError
 from imgpull.unpack.assumption import AssumedLinks, KnownLinks, LowerLinks
 from imgpull.unpack.decompress import Readable
@@ -111,6 +112,7 @@ class Step:
         """Rises whenever this layer is to be looked for elsewhere, or in whole; written by its own thread alone."""
         self.entries_applied = threading.Event()
         """Set when all its entries were applied, or never will be by this step."""
+        self._expected: dict[bytes, threading.Event] = {}  # paths that layers above wait for, until then
         self.committed = False
         self.finished = threading.Event()
         """Set when the chain is committed, and when the pull stops."""
@@ -134,8 +136,15 @@ class Step:
 
     def end(self) -> None:
         """Wake those who wait for this layer."""
-        self.entries_applied.set()
+        self._entries_end()
         self.finished.set()
+
+    def _entries_end(self) -> None:
+        self.entries_applied.set()
+        for path in tuple(self._expected):
+            expected = self._expected.pop(path, None)
+            if expected is not None:
+                expected.set()
 
     def _told(self, state: LayerState) -> None:
         self._image.say(LayerChanged(self._layer.digest, self.chain_id, state))
@@ -191,7 +200,8 @@ class Step:
                 mode = "settled"
                 self._await_parent()
             # In a slot, since an unsettled layer and its parents' view hold descriptors.
-            with self._context.slots.take(self._image.stop):
+            # Before all entries, for the next layer waits.
+            with self._context.slots.take(self._image.stop, inf):
                 if lower is None:
                     lower = self._parents(lease, closing)
                     assert lower is not None, "the layer below holds it"
@@ -202,26 +212,36 @@ class Step:
     def _fill(self, active: Active, hidden: Marks | None, lease: ExitStack, closing: ExitStack) -> UnsettledLayer:
         """Apply the entries, in a slot."""
         image, layer = self._image, self._layer
-        slot = self._context.slots.take(image.stop)
+        # The bottom layer before all others: they ask for what it has, and the next one is committed upon it.
+        slot = self._context.slots.take(image.stop, inf if self.below is None else layer.size_bytes)
         holding: list[UnsettledLayer] = []
         with image.source.open(layer.digest, image.stop, lambda: _waiting(slot, holding)) as readable, slot:
             self._told("unpacking")
-            links = self._lower_links(slot, lease, closing)
+            links = self._lower_links(slot, holding, lease, closing)
             unsettled = closing.enter_context(
-                UnsettledLayer(layer, active, links, self._context.limits, image.stop, hidden)
+                UnsettledLayer(layer, active, links, self._context.limits, image.stop, hidden, self._expected)
             )
             holding.append(unsettled)
-            unsettled.fill(readable)
+            unsettled.fill(_Turns(readable, slot, lambda: _waiting(slot, holding)))
         self.moves += 1
-        self.entries_applied.set()
+        self._entries_end()
         return unsettled
 
-    def _lower_links(self, slot: Slot, lease: ExitStack, closing: ExitStack) -> LowerLinks:
+    def _lower_links(
+        self, slot: Slot, holding: Sequence[UnsettledLayer], lease: ExitStack, closing: ExitStack
+    ) -> LowerLinks:
         """The parents, where they are committed by now."""
         lower = self._parents(lease, closing)
         if lower is not None:
             return KnownLinks(lower)
-        glimpse = Glimpse(lambda: self._await_bottom(slot), self._layers_below, self._moves_below)
+        bottom = self
+        while bottom.below is not None:
+            bottom = bottom.below
+
+        def wait(path: TreePath, there: Callable[[], bool]) -> bool:
+            return bottom.await_name(path, there, lambda: _waiting(slot, holding))
+
+        glimpse = Glimpse(wait, self._layers_below, self._moves_below)
         return AssumedLinks(glimpse.link_target, glimpse.close)
 
     def _parents(self, lease: ExitStack, closing: ExitStack) -> MergedTree | None:
@@ -234,15 +254,21 @@ class Step:
                 return None
         return closing.enter_context(snapshots.merged(self._parent))
 
-    def _await_bottom(self, slot: Slot) -> None:
-        """Until the bottom layer's entries are applied: as a rule it has the links that others lead through."""
-        bottom = self
-        while bottom.below is not None:
-            bottom = bottom.below
-        if not bottom.entries_applied.is_set():
-            with slot.lent():
-                bottom.entries_applied.wait()
+    def await_name(self, path: TreePath, there: Callable[[], bool], waiting: Waiting) -> bool:
+        """Until this layer has a directory or symbolic link there, or all its entries; returns whether it had to be
+        waited for, ``waiting()`` entered meanwhile. For the bottom layer, which as a rule has what others lead through.
+        """
         self._image.stop.raise_if_cancelled()
+        if self.entries_applied.is_set():
+            return False
+        # In this order: what comes after ``there()`` has looked finds the event, and so does who ends the entries.
+        expected = self._expected.setdefault(b"/".join(path), threading.Event())
+        if there() or self.entries_applied.is_set():
+            return False
+        with waiting():
+            expected.wait()
+        self._image.stop.raise_if_cancelled()
+        return True
 
     def _moves_below(self) -> int:
         moves, step = 0, self.below
@@ -302,6 +328,22 @@ def _waiting(slot: Slot, holding: Sequence[UnsettledLayer]) -> Iterator[None]:
         unsettled.release_descriptors()
     with slot.lent():
         yield
+
+
+class _Turns:
+    """A layer's bytes, and before each block of them a look whether a layer with more to do waits for the slot. Which
+    layer's bytes come first would decide otherwise: the largest began last, and ran alone while a CPU was idle."""
+
+    def __init__(self, source: Readable, slot: Slot, waiting: Waiting) -> None:
+        self._source = source
+        self._slot = slot
+        self._waiting = waiting
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        if self._slot.outweighed:
+            with self._waiting():
+                pass
+        return self._source.readinto(buffer)
 
 
 def prepare(store: Store | Parts, chain_id: Digest, labels: Mapping[str, str]) -> Active | None:

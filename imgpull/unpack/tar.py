@@ -20,8 +20,17 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from imgpull.errors import UnpackError
 from imgpull.limits import Limits
-from imgpull.unpack.entry import MAX_ID, NO_XATTRS, Entry, Kind, clamped_ns
-from imgpull.unpack.header import BLOCK_BYTES, checksum_matches, number, prefixed, repeated_number, text, unpack
+from imgpull.unpack.entry import MAX_ID, NO_XATTRS, Entry, Kind
+from imgpull.unpack.header import (
+    BLOCK_BYTES,
+    checksum_matches,
+    number,
+    prefixed,
+    repeated_number,
+    repeated_time_ns,
+    text,
+    unpack,
+)
 from imgpull.unpack.pax import XattrLimitError, decimal, is_sparse, pax_time_ns, pax_xattrs, records
 from imgpull.unpack.refusals import exceeded, invalid, unsafe
 
@@ -59,6 +68,8 @@ class TarReader:
         """Headers seen, extended ones included: what ``Limits.layer_entries`` counts."""
         self._chunks = iter(chunks)
         self._limits = limits
+        self._most_bytes = limits.layer_bytes
+        self._most_headers = limits.layer_entries
         self._view = memoryview(b"")
         self._at = 0
         self._end = 0
@@ -92,7 +103,7 @@ class TarReader:
                 self._end_of_archive()
                 break
             self.headers += 1
-            if self.headers > self._limits.layer_entries:
+            if self.headers > self._most_headers:
                 raise exceeded(self.layer, self._name, "is followed by too many entries", "layer_entries")
             if not checksum_matches(block, at, fields[6]):
                 raise self._invalid(f"is followed by no tar header at byte {self._before + self._at - BLOCK_BYTES}")
@@ -199,7 +210,7 @@ class TarReader:
         try:
             owner, group = repeated_number(uid), repeated_number(gid)
             size = self._size(size_field)
-            mtime_ns = clamped_ns(repeated_number(mtime))
+            mtime_ns = repeated_time_ns(mtime)
             permissions = repeated_number(mode) & 0o7777
             if self._pending:
                 plain = (name, linkname, owner, group, size, mtime_ns)
@@ -237,13 +248,14 @@ class TarReader:
             size = number(field)
         except ValueError:
             raise self._invalid("has a size that is no number") from None
-        self._check_size(size)
+        if not 0 <= size <= self._most_bytes - self._before - self._at:
+            self._check_size(size)
         return size
 
     def _check_size(self, size: int) -> None:
         if size < 0:
             raise self._invalid(f"has a size of {size} bytes")
-        if size > self._limits.layer_bytes - self._before - self._at:
+        if size > self._most_bytes - self._before - self._at:
             raise exceeded(self.layer, self._name, f"has a size of {size} bytes", "layer_bytes")
 
     def _extend(self, plain: _Plain) -> tuple[_Plain, Mapping[bytes, bytes]]:

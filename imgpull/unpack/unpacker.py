@@ -22,9 +22,10 @@ from imgpull.unpack.workers import run_all
 
 __all__ = ["Unpacker"]
 
-_LEAST_WORKERS, _MOST_WORKERS = 4, 8
-"""Layers of one image on their way at once. More than slots, since one that waits for its parent has no slot; not more
-than this, since each takes a thread, and of one that waits the directories are in memory."""
+_WORKERS = 8
+"""Layers of one image on their way at once. More than slots, since one that waits for its parent has no slot, and a
+large one far up is to begin early; not more than this, since each takes a thread, and of one that waits the directories
+are in memory."""
 
 
 class Unpacker:
@@ -33,7 +34,7 @@ class Unpacker:
     def __init__(self, store: Store | Parts, keys: KeyedLock, slots: Slots, snapshotter: str, limits: Limits) -> None:
         self._context = UnpackContext(store, keys, slots, snapshotter, limits)
         # Without suppression a pull's layers go one by one, as in containerd: the arms differ in one thing only.
-        self._max_workers = min(max(2 * slots.count, _LEAST_WORKERS), _MOST_WORKERS) if keys.exclusive else 1
+        self._max_workers = _WORKERS if keys.exclusive else 1
 
     @property
     def apply_modes(self) -> Counter[ApplyMode]:
@@ -73,7 +74,11 @@ class Unpacker:
 
         forget = image.stop.add_callback(end_all)
         try:
-            run_all([step.run for step in steps], self._max_workers, image.stop)
+            run_all(
+                [(step.run, layer.size_bytes) for step, layer in zip(steps, layers, strict=True)],
+                self._max_workers,
+                image.stop,
+            )
         finally:
             forget()
             for step in steps:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 
-from fakes.threads import start, until
+from fakes.threads import Worker, start, until
 from imgpull.errors import PullCancelledError
 from imgpull.locking import Cancellation, Slots
 
@@ -64,3 +65,56 @@ def test_cancelled_while_it_queues_for_what_it_lent() -> None:
     assert slots.free == 0
     other.__exit__(None, None, None)
     assert slots.free == 1
+
+
+def _queue(slots: Slots, served: list[float], weights: Sequence[float]) -> list[Worker]:
+    workers = []
+    for weight in weights:
+
+        def queue(weight: float = weight) -> None:
+            with slots.take(weight=weight):
+                served.append(weight)
+
+        waiting = len(slots._queue) + 1
+        workers.append(start(queue))
+        until(lambda: len(slots._queue) == waiting, "it to queue")  # noqa: B023
+    return workers
+
+
+def test_who_has_most_to_do_comes_first_and_of_equals_the_first() -> None:
+    slots, served = Slots(1), list[float]()
+    with slots.take(weight=5) as slot:
+        assert not slot.outweighed
+        workers = _queue(slots, served, [1, 5.0])
+        assert not slot.outweighed
+        workers += _queue(slots, served, [7, 5, 0])
+        assert slot.outweighed
+    for worker in workers:
+        worker.outcome()
+    assert served == [7, 5.0, 5, 1, 0]
+    assert not slot.outweighed and slots.free == 1
+
+
+def test_who_gives_up_outweighs_nobody() -> None:
+    slots, cancel = Slots(1), Cancellation()
+    with slots.take(weight=1) as slot:
+
+        def queue() -> None:
+            with slots.take(cancel, weight=2):
+                pass
+
+        worker = start(queue)
+        until(lambda: slot.outweighed, "it to queue")
+        cancel.cancel()
+        with pytest.raises(PullCancelledError):
+            worker.outcome()
+        assert not slot.outweighed
+
+
+def test_nobody_is_passed_over_for_ever() -> None:
+    slots, served = Slots(1), list[float]()
+    with slots.take():
+        workers = _queue(slots, served, [1, *[2] * 20])
+    for worker in workers:
+        worker.outcome()
+    assert served.index(1) == 16

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fakes.trees import open_descriptors, write_tree
 from imgpull.errors import PullCancelledError, SnapshotNotFoundError
-from imgpull.store.snapshots import LayerTree
+from imgpull.store.snapshots import LayerTree, TreePath
 from imgpull.unpack.glimpse import Glimpse
 
 
@@ -19,7 +20,8 @@ class Below:
         self.place = place
         self.layers: list[LayerTree] = []
         self.moves = 0
-        self.waits = 0
+        self.asked: list[TreePath] = []
+        self.waits: Callable[[Callable[[], bool]], bool] = lambda _there: False
         self.looks = 0
 
     def add(self, name: str, target: str = "usr/lib") -> Path:
@@ -29,8 +31,9 @@ class Below:
         self.moves += 1
         return root
 
-    def wait(self) -> None:
-        self.waits += 1
+    def wait(self, path: TreePath, there: Callable[[], bool]) -> bool:
+        self.asked.append(path)
+        return self.waits(there)
 
     def look(self) -> list[LayerTree]:
         self.looks += 1
@@ -49,10 +52,10 @@ def test_nothing_is_opened_before_the_first_question(below: Below) -> None:
     before = open_descriptors()
     below.add("one")
     glimpse = below.glimpse()
-    assert (below.waits, below.looks, open_descriptors()) == (0, 0, before)
+    assert (below.asked, below.looks, open_descriptors()) == ([], 0, before)
     assert glimpse.link_target((b"lib",)) == b"usr/lib"
     assert glimpse.link_target((b"usr",)) is None
-    assert (below.waits, below.looks) == (1, 1)
+    assert (below.asked, below.looks) == ([(b"lib",), (b"usr",)], 1)
     assert open_descriptors() > before
     glimpse.close()
     assert open_descriptors() == before
@@ -86,6 +89,27 @@ def test_a_directory_that_came_since_is_seen_with_the_next_move(below: Below) ->
     glimpse.close()
 
 
+def test_what_came_while_it_waited_is_seen(below: Below) -> None:
+    root = below.add("one")
+    looked: list[bool] = []
+
+    def wait(there: Callable[[], bool]) -> bool:
+        looked.append(there())
+        (root / "d/e").mkdir(parents=True)
+        looked.append(there())
+        (root / "d/e/link").symlink_to("there")
+        return True
+
+    glimpse = below.glimpse()
+    assert glimpse.link_target((b"d", b"e", b"link")) is None  # now it is remembered that there is no d/e
+    below.waits = wait
+    assert glimpse.link_target((b"d", b"e")) is None
+    assert looked == [False, True]
+    below.waits = lambda _there: False
+    assert glimpse.link_target((b"d", b"e", b"link")) == b"there"
+    glimpse.close()
+
+
 def test_what_moves_just_now_is_not_seen(below: Below, tmp_path: Path) -> None:
     root = below.add("one")
     glimpse = below.glimpse()
@@ -103,7 +127,7 @@ def test_a_layer_that_went_is_not_seen(below: Below) -> None:
 
 
 def test_what_the_wait_raises_is_raised(below: Below) -> None:
-    def cancelled() -> None:
+    def cancelled(_path: TreePath, _there: Callable[[], bool]) -> bool:
         raise PullCancelledError("cancelled by the caller")
 
     with pytest.raises(PullCancelledError):

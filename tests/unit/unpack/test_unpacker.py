@@ -5,6 +5,7 @@ Gates decide the order; what is asserted are counts and states.
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import re
@@ -291,7 +292,7 @@ def test_a_parent_on_disk_is_applied_upon_whoever_made_it(room: Bench) -> None:
     assert room.unpacker.apply_modes["direct"] == 2
 
 
-@pytest.mark.parametrize(("slots", "hands"), [(1, 4), (3, 6), (9, 8)])
+@pytest.mark.parametrize(("slots", "hands"), [(1, 8), (9, 8)])
 def test_the_window(tmp_path: Path, slots: int, hands: int) -> None:
     made = plain_image(12)
     with bench(tmp_path / "store", slots=slots) as room:
@@ -308,6 +309,94 @@ def test_the_window(tmp_path: Path, slots: int, hands: int) -> None:
         source.open_gate(made.layers[0].digest)
         worker.outcome()
         assert sum(room.unpacker.apply_modes.values()) == 12
+
+
+def test_forty_layers_the_largest_on_top(tmp_path: Path) -> None:
+    """Those that were begun early wait for all below them; there are threads left for these."""
+    made = image(*(archive(F(f"f{number}", bytes(1024 * number))) for number in range(40)))
+    with bench(tmp_path / "store", slots=1) as room:
+        source = GatedSource(made.blobs, digests(made))
+        worker = room.start(made, source)
+        until(lambda: len(source.opened) == 8, "the window")
+        assert set(source.opened) == {digests(made)[at] for at in (0, 1, 2, 3, 36, 37, 38, 39)}
+        source.open_gate(*digests(made)[1:])
+        room.filled(39, made)
+        source.open_gate(digests(made)[0])
+        worker.outcome()
+        assert sum(room.unpacker.apply_modes.values()) == 40
+
+
+def test_a_larger_layer_takes_over_between_two_blocks(room: Bench) -> None:
+    small = image(archive(F("a", bytes(2 << 20)), F("b")))
+    large = image(archive(F("a", bytes(3 << 20))))
+    made = image(archive(F("base")), *small.blobs.values(), *large.blobs.values())
+    gates = {layer.digest: threading.Event() for layer in made.layers}
+    order: list[Digest] = []
+
+    class Reader:
+        def __init__(self, digest: Digest, waiting: Waiting) -> None:
+            self._digest, self._waiting, self._file = digest, waiting, io.BytesIO(made.blobs[digest])
+
+        def readinto(self, buffer: memoryview, /) -> int:
+            order.append(self._digest)
+            if self._digest == small.layers[0].digest and order.count(self._digest) == 2:
+                gates[large.layers[0].digest].set()  # its bytes are here: it queues for the only slot
+                until(lambda: room.slots._queue, "the larger one to queue")
+            return self._file.readinto(buffer)
+
+    class Source:
+        @contextmanager
+        def open(self, digest: Digest, cancel: Cancellation, waiting: Waiting) -> Iterator[Reader]:
+            with waiting():
+                assert gates[digest].wait(20)
+            yield Reader(digest, waiting)
+
+    worker = room.start(made, Source())
+    gates[small.layers[0].digest].set()
+    until(lambda: room.told(1, made, "unpacking") and room.slots.free == 1, "both")
+    gates[made.layers[0].digest].set()
+    worker.outcome()
+    first, other = small.layers[0].digest, large.layers[0].digest
+    begun = order.index(other)
+    assert order[:begun] == [first, first]  # not one more
+    assert order[begun:].index(first) > order[begun:].count(other) - 1
+
+
+@pytest.mark.parametrize("name", ["lib/x", "usr/lib/x"])
+def test_a_name_that_the_bottom_layer_has_by_now_is_waited_for_no_longer(tmp_path: Path, name: str) -> None:
+    base = archive(D("usr"), D("usr/lib"), S("lib", "usr/lib"), F("big", bytes(4096)))
+    made = image(base, archive(F("other")), archive(F(name, b"x")))
+    gate, readers = threading.Event(), list[SlowReader]()
+
+    class Slow(GatedSource):
+        @contextmanager
+        def open(self, digest: Digest, cancel: Cancellation, waiting: Waiting) -> Iterator[Any]:
+            with super().open(digest, cancel, waiting) as reader:
+                if digest != made.layers[0].digest:
+                    yield reader
+                else:
+                    readers.append(SlowReader(made.blobs[digest], gate, cancel, waiting))
+                    yield readers[0]
+
+    with bench(tmp_path / "store", slots=1) as room:
+        source = Slow(made.blobs, digests(made))
+        worker = room.start(made, source)
+        source.open_gate(made.layers[2].digest)
+        room.filled(2, made)  # not yet: there is no lib, its slot is lent
+        source.open_gate(made.layers[0].digest)
+        until(lambda: readers and readers[0].blocked.is_set(), "the bottom layer to stand still")
+        until(lambda: room.store.snapshots and _has(room, "x"), "the upper layer's file")
+        assert not room.told(0, made, "applied")
+        source.open_gate(made.layers[1].digest)
+        gate.set()
+        worker.outcome()
+        assert room.unpacker.apply_modes["again"] == 0
+        with room.store.snapshots.view(made.layers[2].chain_id) as rootfs:
+            assert rootfs.read_bytes("usr/lib/x") == b"x"
+
+
+def _has(room: Bench, name: str) -> bool:
+    return any(name in files for _, _, files in os.walk(room.store.root))
 
 
 def test_without_suppression_layers_come_one_by_one_on_the_pulls_own_thread(tmp_path: Path) -> None:
