@@ -89,6 +89,11 @@ class Records:
         self.kept: list[dict[str, Any]] = []
         self._as_json = as_json
         self._save = save
+        if save is not None:  # before anything was measured in vain
+            try:
+                save.open("a").close()
+            except OSError as error:
+                raise click.ClickException(str(error)) from None
 
     def emit(self, record: dict[str, Any]) -> None:
         self.kept.append(record)
@@ -112,7 +117,7 @@ def built(names: Sequence[str], out: Path, say: Callable[[str], None]) -> list[P
 
     try:
         return build(names, out, say)
-    except ImageBuildError as error:
+    except (ImageBuildError, OSError) as error:
         raise click.ClickException(str(error)) from None
 
 

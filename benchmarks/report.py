@@ -121,6 +121,7 @@ def _slept(run: Record) -> float:
 
 _CAUSES: Sequence[tuple[str, str, str, Callable[[Record], float]]] = (
     ("GETs", "blob_gets", "", lambda run: run["blob_gets"]),
+    ("HEADs of manifests", "manifest_heads", "", lambda run: run["manifest_heads"]),
     ("bytes fetched twice", "bytes_fetched", " MB", _twice),
     ("layers applied twice", "layers_applied", "", lambda run: max(0, run["layers_applied"] - run["image_layers"])),
     ("wake-ups", "wakeups", "", lambda run: run["wakeups"]),

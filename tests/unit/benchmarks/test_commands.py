@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
@@ -42,3 +44,13 @@ def test_axes_of_layers_and_images_need_a_built_image() -> None:
     result = CliRunner().invoke(main, ["scale", "--image", "127.0.0.1:1/x:y", "--layers", "1"])
     assert result.exit_code == 1
     assert result.output == "Error: --layers makes images of a built one, and 127.0.0.1:1/x:y is a reference\n"
+
+
+@pytest.mark.parametrize("option", ["--images-dir", "--save"])
+@pytest.mark.parametrize("command", ["floor", "profile", "shaped", "peers"])
+def test_a_place_that_can_not_be_written_is_one_line(command: str, option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(main, [command, option, str(tmp_path / "file" / "below")])
+    assert result.exit_code == 1
+    assert "Not a directory" in result.output.splitlines()[-1]
+    assert "Traceback" not in result.output

@@ -45,12 +45,13 @@ def test_only_what_was_done_more_than_once_is_called_twice() -> None:
 
 
 def test_a_cause_that_was_not_counted_is_left_out() -> None:
-    record = run("suppression", 1.0, scenario="processes")
+    record = run("suppression", 1.0, scenario="processes", manifest_heads=20)
     for field in ("layers_applied", "wakeups", "wasted_wakeups", "slept_seconds", "tries", "transactions"):
         del record[field]
     text = comparison([record])
     assert "20 processes at once" in text
     assert "GETs" in text
+    assert [cell.strip() for cell in cells(text, "HEADs of manifests")] == ["20"]
     assert "wake-ups" not in text
 
 
