@@ -75,7 +75,8 @@ class Bars:
         table = Table.grid(padding=(0, 1))
         for width in (None, None, _WIDTH, None):  # on a narrow terminal it is the bar that shrinks
             table.add_column(no_wrap=width is None, max_width=width)
-        title = f"{tracker.reference} {done}/{len(blobs)}" if blobs else f"{tracker.reference} resolving"
+        doing = "waiting for another process" if tracker.queued else "resolving"
+        title = f"{tracker.reference} {f'{done}/{len(blobs)}' if blobs else doing}"
         for blob in blobs:
             if not busy_only or blob.phase in ("fetching", "unpacking"):
                 table.add_row(*self._row(blob))

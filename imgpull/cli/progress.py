@@ -24,6 +24,7 @@ from imgpull.events import (
     LayerChanged,
     LayerState,
     LeftOut,
+    Queued,
     Resolved,
 )
 
@@ -108,6 +109,8 @@ class Tracker:
     def __init__(self, reference: str, tell: Callable[[Tracker, Event], None] | None = None) -> None:
         self.reference = reference
         self.digest = ""
+        self.queued = False
+        """Whether it waits for another pull of the same, as a rule in another process, whose progress can't be seen."""
         self._tell = tell
         # Guards _blobs and what is in them, and _left_out.
         self._lock = threading.Lock()
@@ -121,6 +124,7 @@ class Tracker:
             self._tell(self, event)
 
     def _note(self, event: Event) -> None:
+        self.queued = isinstance(event, Queued)
         match event:
             case BlobAdvanced():
                 self._blob(event.digest).advance(event.advance_bytes)
@@ -208,6 +212,8 @@ class Lines(Silence):
         match event:
             case Resolved():
                 self._output.note(f"{tracker.reference}: resolved to {event.digest}")
+            case Queued():
+                self._output.note(f"{tracker.reference}: waiting for another process")
             case BlobChanged() if event.size_bytes and event.state in ("fetched", "exists", "skipped"):
                 outcome, size = tracker.outcome(event.digest), shown_size(event.size_bytes)
                 self._output.note(f"{tracker.reference}: {short(event.digest)} {outcome} ({size})")

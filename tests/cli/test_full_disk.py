@@ -112,7 +112,7 @@ def test_while_a_layer_is_unpacked(command: Command, disk: Disk, registry: FakeR
     assert registry.seen("GET") == []
 
 
-@pytest.mark.parametrize("free_kilobytes", [0, 40])
+@pytest.mark.parametrize("free_kilobytes", [0, 48])  # with room for the documents, and not for the log
 def test_when_the_database_can_not_be_written(
     command: Command, disk: Disk, registry: FakeRegistry, image: images.Image, free_kilobytes: int
 ) -> None:

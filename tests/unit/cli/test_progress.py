@@ -17,6 +17,8 @@ from imgpull.events import (
     LayerChanged,
     LayerState,
     LeftOut,
+    Queued,
+    Woken,
 )
 
 from .conftest import digest
@@ -108,6 +110,10 @@ def test_bars_draw_a_row_for_each_blob_and_leave_nothing() -> None:
 
     bars = Bars(Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None))
     tracker = bars.track("docker.io/library/redis:7.2")
+    assert shown(bars) == "docker.io/library/redis:7.2 resolving\n"
+    tracker(Queued("image://docker.io/library/redis"))
+    assert shown(bars) == "docker.io/library/redis:7.2 waiting for another process\n"
+    tracker(Woken("image://docker.io/library/redis", found_held=False, slept_seconds=0.0))
     assert shown(bars) == "docker.io/library/redis:7.2 resolving\n"
     tracker(BlobChanged(digest("a"), 2000, "fetching"))
     tracker(BlobAdvanced(digest("a"), 500))
