@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from imgpull.calls import Call
 from imgpull.errors import PullCancelledError, PullTimeoutError, RegistryError
-from imgpull.events import BlobChanged, BlobState, EventSink, Resolved
+from imgpull.events import BlobChanged, BlobState, EventSink, Resolved, discard
 from imgpull.joining import resolve_once, turn
 from imgpull.limits import Limits
 from imgpull.locking import Cancellation, Flight, Flights, KeyedLock, Landed, Slots, tell
@@ -245,7 +245,7 @@ class Puller:
         def landed(resolution: Resolution | None, error: BaseException | None) -> None:
             with call.failing():
                 if resolution is not None:
-                    self._answer(call, order, resolution, find(self._store, order))
+                    self._resolved(call, order, resolution)
                 elif error is not None:
                     self._unresolved(call, order, error)
 
@@ -261,6 +261,15 @@ class Puller:
             self._finish_here(call, here)
         else:
             call.fail(error)
+
+    def _resolved(self, call: Call, order: Order, resolution: Resolution) -> None:
+        if self._flight_key(order, resolution) in self._traffic.pulls:
+            self._board_pull(call, order, resolution)  # without a look into the store: there it would have ended
+        else:
+            self._answer(call, order, resolution, find(self._store, order))
+
+    def _flight_key(self, order: Order, resolution: Resolution) -> Hashable:
+        return self._registry, order.reference.name, order.flight_key(resolution.digest)
 
     def _board_pull(self, call: Call, order: Order, resolution: Resolution) -> None:
         led = False
@@ -278,13 +287,14 @@ class Puller:
         def landed(image: Image | None, error: BaseException | None) -> None:
             with call.failing():
                 if image is not None:
-                    for layer in () if led else image.layers:  # what was told of them was another call's doing
-                        tell(call.say, BlobChanged(layer.digest, layer.size_bytes, "joined"))
+                    if not led and call.say is not discard:  # what was told of them was another call's doing
+                        for layer in image.layers:
+                            tell(call.say, BlobChanged(layer.digest, layer.size_bytes, "joined"))
                     call.finish(self._named(image, order.reference))
                 elif error is not None:
                     call.fail(error)
 
-        key = (self._registry, order.reference.name, order.flight_key(resolution.digest))
+        key = self._flight_key(order, resolution)
         self._board(call, self._traffic.pulls, key, work, landed, f"imgpull-unpack {order.reference.familiar}")
 
     def _board(

@@ -94,6 +94,7 @@ class Seat(Generic[T]):
             if self not in flight._seats:
                 return
             flight._seats.remove(self)
+            flight._distinct = None
             deserted = flight._deserted = not flight._seats  # under the lock: nobody may board a flight that will stop
         if deserted:
             flight.cancel.cancel()
@@ -116,7 +117,7 @@ class Flight(Generic[T]):
         self.key = key
         self.cancel = Cancellation()
         """Fires when the last caller has left; the work must look at it."""
-        self.audience = Audience(lambda: [seat.sink for seat in tuple(self._seats)])
+        self.audience = Audience(self._sinks)
         """Takes the flight's events to everyone on board."""
         self.boarded_ns = 0
         """When the last seat was taken (:func:`now_ns`); final once the flight has departed."""
@@ -124,10 +125,18 @@ class Flight(Generic[T]):
         self._launch = launch
         # All guarded by the table's lock.
         self._seats: list[Seat[T]] = []
+        self._distinct: tuple[EventSink, ...] | None = None
+        """The seats' sinks, each once, until somebody comes or goes: a thousand callers may have one sink."""
         self._next: Flight[T] | None = None
         self._claimed = False
         self._departed = False
         self._deserted = False
+
+    def _sinks(self) -> tuple[EventSink, ...]:
+        with self._flights._lock:
+            if self._distinct is None:
+                self._distinct = tuple({id(seat.sink): seat.sink for seat in self._seats}.values())
+            return self._distinct
 
     def depart(self) -> None:
         """From here on nobody else may board: what is learnt next is not fresh for those who come later."""
@@ -140,6 +149,7 @@ class Flight(Generic[T]):
         seat.joined = bool(self._seats)
         self._seats.append(seat)
         self.boarded_ns = now_ns()
+        self._distinct = None
 
     def _start(self) -> None:
         try:
@@ -185,7 +195,7 @@ class Flight(Generic[T]):
     def _land(self, result: T | None, error: BaseException | None, concerned: Sequence[Seat[T]] | None = None) -> None:
         """Deliver to all, or to those ``concerned`` while the others go on; the last thing a flight does."""
         with self._flights._lock:
-            seats, self._seats = self._seats, []
+            seats, self._seats, self._distinct = self._seats, [], None
             if concerned is not None:
                 going_on = [seat for seat in seats if seat not in concerned]
                 seats = [seat for seat in seats if seat in concerned]
@@ -206,6 +216,7 @@ class Flight(Generic[T]):
             seat.flight = self._next
         self._next._seats[:0] = seats
         self._next.boarded_ns = now_ns()
+        self._next._distinct = None
 
 
 class Flights(Generic[T]):
@@ -218,6 +229,11 @@ class Flights(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._live)
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether a flight of ``key`` is live, and somebody wants it; it may land at any moment."""
+        live = self._live.get(key)
+        return live is not None and not live._deserted
 
     def board(
         self,

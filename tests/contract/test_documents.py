@@ -226,3 +226,75 @@ def test_a_partial_that_is_no_beginning_of_the_blob(registry: FakeRegistry, stor
         assert puller.pull(f"{registry.address}/library/fake").chain_id in store.snapshots
     assert registry.count("GET", layer.digest) == 1
     assert not list((store.root / "ingest").iterdir())
+
+
+def test_layers_are_asked_for_beside_the_config(registry: FakeRegistry, store: imgpull.Store) -> None:
+    image = build(IMAGES)
+    gate = registry.block(image.config_digest)
+    with imgpull.Puller(store) as puller:
+        pulled = puller.submit(registry.add(image))
+        gate.wait_reached()
+        until(lambda: all(layer.digest in store.content for layer in image.layers), "the layers are here")
+        assert not list(store.snapshots.walk())  # nothing is unpacked before the config was seen
+        gate.open()
+        assert pulled.result(DEADLINE_SECONDS).chain_id in store.snapshots
+
+
+def test_lazy_asks_for_no_layer_before_it_knows_what_is_unpacked(registry: FakeRegistry, store: imgpull.Store) -> None:
+    image = build(IMAGES)
+    reference = registry.add(image)
+    with imgpull.Puller(store) as puller:
+        puller.pull(reference)
+    for blob in (image.config_digest, *(layer.digest for layer in image.layers)):
+        store.content.remove(blob)
+    registry.forget()
+    with imgpull.Puller(store, content="lazy") as puller:
+        puller.pull(reference)
+    assert registry.count("GET", image.config_digest) == 1
+    assert all(registry.count("GET", layer.digest) == 0 for layer in image.layers)
+
+
+def test_a_config_that_is_refused_ends_what_was_asked_for_beside_it(
+    registry: FakeRegistry, store: imgpull.Store
+) -> None:
+    image = build(IMAGES)
+    gate = registry.block(image.layers[0].digest, at=1)
+    try:
+        with imgpull.Puller(store) as puller, pytest.raises(imgpull.PlatformNotFoundError):
+            puller.pull(registry.add(image), platform="linux/s390x")
+    finally:
+        gate.open()
+    assert store.images.list() == []
+    assert list(store.snapshots.walk()) == []
+
+
+def test_a_pull_is_one_transaction_and_a_duplicate_none(registry: FakeRegistry, store: imgpull.Store) -> None:
+    image = build([{f"layer{number}": "x"} for number in range(12)])
+    reference = registry.add(image)
+    before = store.database.transactions
+    with imgpull.Puller(store) as puller:
+        gate = registry.block(image.layers[0].digest)
+        futures = [puller.submit(reference)]
+        gate.wait_reached()
+        futures += [puller.submit(reference) for _ in range(4)]
+        until(lambda: registry.count("HEAD") >= 2, "the others resolved for themselves")
+        gate.open()
+        chains = {future.result(DEADLINE_SECONDS).chain_id for future in futures}
+    assert store.database.transactions - before == 1
+    assert len(chains) == 1
+    rows = {row["name"] for row in store.database.query("SELECT name FROM snapshots")}
+    assert rows == {info.name for info in store.snapshots.walk()}
+    assert len(rows) == 12
+    assert all(store.content.diff_id(layer.digest) == layer.diff_id for layer in image.layers)
+
+
+def test_a_pull_that_fails_leaves_the_rows_of_what_it_brought(registry: FakeRegistry, store: imgpull.Store) -> None:
+    image = build(IMAGES)
+    registry.add(image)
+    registry.remove_blob(image.layers[1].digest)
+    with imgpull.Puller(store) as puller, pytest.raises(imgpull.NotFoundError):
+        puller.pull(f"{registry.address}/library/fake")
+    until(
+        lambda: store.database.query("SELECT 1 FROM blobs WHERE digest = ?", (image.config_digest,)) != [],
+        "what came is recorded",
+    )

@@ -9,7 +9,7 @@ import pytest
 
 from fakes.threads import Worker, start, until
 from imgpull.errors import NotFoundError, PullCancelledError, RegistryUnavailableError
-from imgpull.events import Event, EventSink, Resolved, discard
+from imgpull.events import Event, EventSink, Resolved, Woken, discard
 from imgpull.locking import Audience, Flight, Flights
 
 EVENT = Resolved("a", "b")
@@ -401,3 +401,34 @@ def test_a_sink_that_fails_is_not_the_works_failure(caplog: pytest.LogCaptureFix
         audience(EVENT)
     assert heard == [EVENT]
     assert "an event sink failed" in caplog.text
+
+
+def test_who_comes_hears_what_comes_and_who_has_left_hears_no_more() -> None:
+    flights, later = Flights[str](), Later()
+    heard: list[list[str]] = [[], [], []]
+
+    def work(flight: Flight[str]) -> str:
+        def tell(key: str) -> None:
+            flight.audience(Woken(key, found_held=False, slept_seconds=0.0))
+
+        tell("two")
+        late = flights.board("key", answer, later, Caller(), lambda event: heard[2].append(event.key))  # type: ignore[union-attr]
+        tell("three")
+        seats[1].leave()
+        tell("without the second")
+        late.leave()
+        tell("the first alone")
+        return "done"
+
+    seats = [
+        flights.board("key", work, later, Caller(), lambda event, number=number: heard[number].append(event.key))  # type: ignore[misc,union-attr]
+        for number in range(2)
+    ]
+    assert "key" in flights
+    later.go()
+    assert "key" not in flights
+    assert heard == [
+        ["two", "three", "without the second", "the first alone"],
+        ["two", "three"],
+        ["three", "without the second"],
+    ]

@@ -30,6 +30,7 @@ from imgpull.store.snapshots.removal import remove_tree
 
 __all__ = ["Active", "Actives"]
 
+_RECORD = "active.json"
 _ROOT_MODE = 0o755
 """Of a layer's root when neither the layer nor a parent says otherwise (containerd's testsuite, RootPermission)."""
 
@@ -51,6 +52,10 @@ class _Held(NamedTuple):
     holds: list[Hold]
     """On its directory and, with a parent, on the parent's."""
     writing: Writing
+    made: Active | None = None
+    """As it was recorded when it was made here."""
+    record: int = 0
+    """Inode of that record: a later one, by whatever process, takes its place by a rename."""
 
     def release(self) -> None:
         self.writing.release()
@@ -81,10 +86,10 @@ class Actives:
             make_directory(made.path.parent)
             os.mkdir(made.path)
             os.chmod(made.path, _ROOT_MODE)
-            self._record(made)
+            record = self._record(made)
             undo.pop_all()
         with self._lock:
-            self._held[active.key] = _Held([hold, *([parent_hold] if parent_hold else [])], writing)
+            self._held[active.key] = _Held([hold, *([parent_hold] if parent_hold else [])], writing, made, record)
         return made
 
     def _claim_new(self, place: Path, key: str) -> Hold:
@@ -99,8 +104,8 @@ class Actives:
                 raise AlreadyExistsError(f"the snapshot key {key!r} is taken: choose another, or remove it", key=key)
             # remove_dead took it for a dead one before we held it: make it again.
 
-    def _record(self, active: Active) -> None:
-        """Write ``active.json``, replacing it in one step. Raises OSError."""
+    def _record(self, active: Active) -> int:
+        """Write ``active.json``, replacing it in one step; returns its inode. Raises OSError."""
         place = self._place(active.key)
         document = {
             "key": active.key,
@@ -109,14 +114,17 @@ class Actives:
             "labels": dict(active.labels),
             "created_at": active.created_at,
         }
-        scratch = place / "active.json.new"
-        with scratch.open("w", encoding="ascii") as file:
-            file.write(json.dumps(document))
+        scratch = f"{place}/{_RECORD}.new"
+        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(json.dumps(document).encode("ascii"))
+            file.flush()
             if active.target is None:
                 # Somebody's own work must be told from scratch after a power cut too.
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(scratch, place / "active.json")
+                os.fsync(fd)
+            inode = os.fstat(fd).st_ino
+        os.replace(scratch, f"{place}/{_RECORD}")
+        return inode
 
     def get(self, key: str) -> Active | None:
         """The active snapshot of this key, whoever made it."""
@@ -148,11 +156,11 @@ class Actives:
         place = self._place(key)
         held = kept or self._take(place, key)
         try:
-            active = _read(place)
+            active = held.made if kept and _inode(place) == held.record else _read(place)
             if active is None:
                 raise _missing(key)
             yield active, held.writing
-            remove_tree(place)
+            _remove(place)
         except BaseException:
             if kept:
                 with self._lock:
@@ -200,9 +208,17 @@ class Actives:
         return self._root / hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+def _inode(place: Path) -> int:
+    """Of ``active.json``; -1 where there is none."""
+    try:
+        return os.stat(f"{place}/{_RECORD}").st_ino
+    except OSError:
+        return -1
+
+
 def _read(place: Path) -> Active | None:
     try:
-        document = json.loads((place / "active.json").read_bytes())
+        document = json.loads((place / _RECORD).read_bytes())
         return Active(
             document["key"],
             _tree(place),
@@ -216,6 +232,15 @@ def _read(place: Path) -> Active | None:
     except (KeyError, TypeError, ValueError):
         # Cut short by a power cut: scratch is not synced. As good as not there.
         return None
+
+
+def _remove(place: Path) -> None:
+    """What a commit leaves is known: the record, in an empty directory. Anything else goes the long way."""
+    try:
+        os.unlink(f"{place}/{_RECORD}")
+        os.rmdir(place)
+    except OSError:
+        remove_tree(place)
 
 
 def _remove_quietly(place: Path) -> None:

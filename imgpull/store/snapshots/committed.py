@@ -50,6 +50,7 @@ class Committed:
 
     def __init__(self, root: Path, database: Database, sync: Sync, *, read_only: bool) -> None:
         self._root = root
+        self._base = str(root)
         self._database = database
         self._sync = sync
         self._read_only = read_only
@@ -62,13 +63,18 @@ class Committed:
         match = _NAME.fullmatch(name)
         return self._root / match["algorithm"] / match["hex"] if match else None
 
+    def _text(self, name: str) -> str | None:
+        """:meth:`place` as text: asked many times for each layer, and a path takes longer to make than to stat."""
+        match = _NAME.fullmatch(name)
+        return f"{self._base}/{match['algorithm']}/{match['hex']}" if match else None
+
     def __contains__(self, name: str) -> bool:
-        place = self.place(name)
-        return place is not None and place.is_dir()
+        place = self._text(name)
+        return place is not None and os.path.isdir(place)
 
     def hold(self, name: str, *, exclusive: bool = False) -> Hold | None:
         """Hold a snapshot against removal, or for it (None where somebody uses it). Raises SnapshotNotFoundError."""
-        place = self.place(name)
+        place = self._text(name)
         try:
             if place is not None:
                 return Hold.take(place, exclusive=exclusive)
@@ -85,9 +91,10 @@ class Committed:
         place = self.place(info.name)
         if place is None:
             raise StoreError(f"{info.name!r} can't name a snapshot: a ChainID is sha256:<64 lower-case hex digits>")
-        if place.exists():
+        if info.name in self:
             raise _exists(info.name)
         records.write_document(scratch / "journal.json", info, journal)
+        written = _identity(f"{scratch}/journal.json")
         writing.settle()
         if make_directory(place.parent):
             self._sync.directory(self._root)
@@ -98,6 +105,7 @@ class Committed:
                 raise _exists(info.name) from error
             raise
         self._sync.directory(place.parent)
+        self._remember(info.name, written, info.parent, LayerTree(place / "fs", journal))
 
     def record(self, info: SnapshotInfo) -> None:
         """Write the row of a snapshot that is there, in place of the one it has."""
@@ -122,8 +130,8 @@ class Committed:
         as soon as the snapshot is gone from its place."""
         self._database.write(lambda connection: records.delete_row(connection, name))
         with make_private(self._root / "removed") as grave:
-            os.rename(hold.path, grave.path / "snapshot")
-            self._sync.directory(hold.path.parent)
+            os.rename(hold.path, f"{grave.path}/snapshot")
+            self._sync.directory(os.path.dirname(hold.path))
             hold.release()
             with self._lock:
                 self._layers.pop(name, None)
@@ -196,17 +204,19 @@ class Committed:
         # A chain of 40 asks 40 times for each of its layers: texts, since paths took longer than the stat.
         if known is not None and _identity(known.journal) == known.identity:
             return known.parent, known.layer
-        place = self._required(name)
-        journal_file = str(place / "journal.json")
-        identity = _identity(journal_file)
+        identity = _identity(f"{self._text(name)}/journal.json")  # before it is read: then it is of no later one
         info, journal = self._read(name)
-        layer = LayerTree(place / "fs", journal)
-        if identity is not None:
-            with self._lock:
-                self._layers[name] = _Known(journal_file, identity, info.parent, layer)
-                if len(self._layers) > _KNOWN_LAYERS:
-                    self._layers.popitem(last=False)
+        layer = LayerTree(self._required(name) / "fs", journal)
+        self._remember(name, identity, info.parent, layer)
         return info.parent, layer
+
+    def _remember(self, name: str, identity: _Identity | None, parent: str | None, layer: LayerTree) -> None:
+        if identity is None:
+            return
+        with self._lock:
+            self._layers[name] = _Known(f"{self._text(name)}/journal.json", identity, parent, layer)
+            if len(self._layers) > _KNOWN_LAYERS:
+                self._layers.popitem(last=False)
 
     def _required(self, name: str) -> Path:
         place = self.place(name)

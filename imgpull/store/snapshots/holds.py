@@ -25,19 +25,23 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Hold:
     """One open, locked directory. Released once, by :meth:`release` or at the end of a ``with`` block."""
 
-    __slots__ = ("fd", "path")
+    __slots__ = ("_path", "fd")
 
-    def __init__(self, path: Path, fd: int) -> None:
-        self.path = path
+    def __init__(self, path: str, fd: int) -> None:
+        self._path = path
         self.fd = fd
 
+    @property
+    def path(self) -> Path:
+        return Path(self._path)
+
     @classmethod
-    def take(cls, path: Path, *, exclusive: bool) -> Self | None:
+    def take(cls, path: str | os.PathLike[str], *, exclusive: bool) -> Self | None:
         """Hold ``path``. A shared hold waits for an exclusive one to end, which never lasts; an exclusive one does not
         wait, and is None where anybody holds it.
 
         Raises FileNotFoundError where it is missing or was removed while we took it, OSError otherwise."""
-        hold = cls(path, os.open(path, _DIRECTORY))
+        hold = cls(os.fspath(path), os.open(path, _DIRECTORY))
         try:
             if hold._lock(exclusive):
                 hold._check_place()
@@ -50,9 +54,9 @@ class Hold:
 
     def _check_place(self) -> None:
         """Between open and flock its last holder may have removed it, or moved it away and made another."""
-        held, named = os.fstat(self.fd), os.stat(self.path, follow_symlinks=False)
+        held, named = os.fstat(self.fd), os.stat(self._path, follow_symlinks=False)
         if (held.st_dev, held.st_ino) != (named.st_dev, named.st_ino):
-            raise FileNotFoundError(f"{self.path} was replaced")
+            raise FileNotFoundError(f"{self._path} was replaced")
 
     def _lock(self, exclusive: bool) -> bool:
         try:

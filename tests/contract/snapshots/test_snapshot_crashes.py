@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -231,3 +233,45 @@ def test_a_lost_row_does_not_keep_the_snapshot_locked(
     assert chain("1") in snapshots
     assert seen(snapshots, chain("1")) == {}
     snapshots.remove(chain("1"))
+
+
+def test_what_another_process_wrote_before_the_row_came_stays(
+    snapshots: Snapshots, opened: Opener, database: Database, place: Path
+) -> None:
+    """The row of a commit may come late; meanwhile the snapshot is known by its directory."""
+    other = opened()
+    with database.gathering():
+        commit(snapshots, "1", {})
+        commit(snapshots, "2", {})
+        assert database.query("SELECT * FROM snapshots") == []
+        created_at = json.loads((directory_of(place, chain("1")) / "journal.json").read_bytes())["created_at"]
+        row = (chain("1"), "committed", "sha256/x", created_at, '{"of": "another"}')
+        with contextlib.closing(sqlite3.connect(database.path)) as elsewhere, elsewhere:
+            elsewhere.execute(
+                "INSERT INTO snapshots (name, kind, directory, created_at, labels) VALUES (?, ?, ?, ?, ?)", row
+            )
+        database.write(lambda _: None)
+    assert other.stat(chain("1")).labels == {"of": "another"}
+    assert {found["name"] for found in database.query("SELECT name FROM snapshots")} == {chain("1"), chain("2")}
+    other.close()
+
+
+def test_a_row_that_comes_late_replaces_one_of_an_earlier_snapshot_of_that_name(
+    snapshots: Snapshots, database: Database
+) -> None:
+    database.write(
+        lambda connection: connection.execute(
+            "INSERT INTO snapshots (name, kind, directory, created_at, labels) VALUES (?, ?, ?, ?, ?)",
+            (chain("1"), "committed", "sha256/x", "2001-01-01T00:00:00+00:00", '{"old": "1"}'),
+        )
+    )
+    commit(snapshots, "1", {})
+    assert snapshots.stat(chain("1")).labels == {}
+
+
+def test_what_was_removed_before_its_row_came_gets_none(snapshots: Snapshots, database: Database, place: Path) -> None:
+    with database.gathering():
+        commit(snapshots, "1", {})
+        directory_of(place, chain("1")).rename(place / "lost")
+        database.write(lambda _: None)
+    assert database.query("SELECT * FROM snapshots") == []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -303,6 +305,17 @@ class TestTheFile:
             writer.write(DATA)
             writer.commit()
         assert store.database.transactions - before == 1
+
+    def test_a_row_that_comes_late_leaves_what_another_process_wrote(self, store: Store) -> None:
+        with store.database.gathering():
+            with _open(store.content) as writer:
+                writer.write(DATA)
+                committed = writer.commit()
+            row = (DIGEST, len(DATA), committed.created_at.isoformat(), "9999-01-01T00:00:00+00:00", '{"a": "b"}')
+            with contextlib.closing(sqlite3.connect(store.database.path)) as elsewhere, elsewhere:
+                elsewhere.execute("INSERT INTO blobs VALUES (?, ?, ?, ?, ?)", row)
+            store.database.write(lambda _: None)
+        assert dict(store.content.info(DIGEST).labels) == {"a": "b"}
 
     @pytest.mark.parametrize("meddle", ["replaced", "grown"])
     def test_a_file_that_somebody_meddled_with_is_not_published(
