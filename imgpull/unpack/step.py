@@ -98,6 +98,7 @@ class Step:
         parent: Digest | None,
         below: Step | None,
         labels: Mapping[str, str],
+        weight: int = 0,
     ) -> None:
         self.chain_id = layer.chain_id
         self._context = context
@@ -106,6 +107,8 @@ class Step:
         self._parent = parent
         self.below = below  # None: there is no parent
         self._labels = labels
+        self.weight = weight
+        """How much before other layers it is to be applied, in bytes."""
         self.scratch: Path | None = None
         """Where it is being applied."""
         self.moves = 0
@@ -213,7 +216,7 @@ class Step:
         """Apply the entries, in a slot."""
         image, layer = self._image, self._layer
         # The bottom layer before all others: they ask for what it has, and the next one is committed upon it.
-        slot = self._context.slots.take(image.stop, inf if self.below is None else layer.size_bytes)
+        slot = self._context.slots.take(image.stop, inf if self.below is None else self.weight)
         holding: list[UnsettledLayer] = []
         with image.source.open(layer.digest, image.stop, lambda: _waiting(slot, holding)) as readable, slot:
             self._told("unpacking")

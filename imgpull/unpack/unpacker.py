@@ -22,6 +22,10 @@ from imgpull.unpack.workers import run_all
 
 __all__ = ["Unpacker"]
 
+_LARGE_SHARE = 8
+"""A layer of less than an eighth of its image is begun in its turn. Commits go bottom-up, one after the other: where
+all layers are small, that is what takes the time, and to begin with others than the lowest made it longer."""
+
 _WORKERS = 8
 """Layers of one image on their way at once. More than slots, since one that waits for its parent has no slot, and a
 large one far up is to begin early; not more than this, since each takes a thread, and of one that waits the directories
@@ -61,11 +65,13 @@ class Unpacker:
         for layer in layers:
             say(LayerChanged(layer.digest, layer.chain_id, "waiting"))
         image = ImageUnpack(source, cancel.child(), say)
+        weights = _weights(layers)
         steps: list[Step] = []
         parent: Digest | None = None
         for layer, descriptor in zip(layers, descriptors, strict=True):
             below = steps[-1] if steps else None
-            steps.append(Step(self._context, image, layer, parent, below, inherited_labels(descriptor.annotations)))
+            labels = inherited_labels(descriptor.annotations)
+            steps.append(Step(self._context, image, layer, parent, below, labels, weight=weights[len(steps)]))
             parent = layer.chain_id
 
         def end_all() -> None:
@@ -74,11 +80,7 @@ class Unpacker:
 
         forget = image.stop.add_callback(end_all)
         try:
-            run_all(
-                [(step.run, layer.size_bytes) for step, layer in zip(steps, layers, strict=True)],
-                self._max_workers,
-                image.stop,
-            )
+            run_all([(step.run, step.weight) for step in steps], self._max_workers, image.stop)
         finally:
             forget()
             for step in steps:
@@ -98,3 +100,9 @@ class Unpacker:
             finally:
                 with suppress(SnapshotNotFoundError):  # committed: the key is gone
                     snapshots.remove(active.key)
+
+
+def _weights(layers: Sequence[Layer]) -> list[int]:
+    """How much before others each is to be begun."""
+    large = sum(layer.size_bytes for layer in layers) / _LARGE_SHARE
+    return [layer.size_bytes if layer.size_bytes >= large else 0 for layer in layers]

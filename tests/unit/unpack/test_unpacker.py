@@ -313,7 +313,7 @@ def test_the_window(tmp_path: Path, slots: int, hands: int) -> None:
 
 def test_forty_layers_the_largest_on_top(tmp_path: Path) -> None:
     """Those that were begun early wait for all below them; there are threads left for these."""
-    made = image(*(archive(F(f"f{number}", bytes(1024 * number))) for number in range(40)))
+    made = image(*(archive(F(f"f{number}", bytes(1 << 20 if number >= 36 else 1))) for number in range(40)))
     with bench(tmp_path / "store", slots=1) as room:
         source = GatedSource(made.blobs, digests(made))
         worker = room.start(made, source)
@@ -324,6 +324,16 @@ def test_forty_layers_the_largest_on_top(tmp_path: Path) -> None:
         source.open_gate(digests(made)[0])
         worker.outcome()
         assert sum(room.unpacker.apply_modes.values()) == 40
+
+
+def test_small_layers_are_begun_in_their_order(room: Bench) -> None:
+    made = image(*(archive(F(f"f{number}", bytes(1024 * number))) for number in range(40)))
+    source = GatedSource(made.blobs, digests(made))
+    worker = room.start(made, source)
+    until(lambda: len(source.opened) == 8, "the window")
+    assert set(source.opened) == set(digests(made)[:8])
+    source.open_gate(*digests(made))
+    worker.outcome()
 
 
 def test_a_larger_layer_takes_over_between_two_blocks(room: Bench) -> None:
