@@ -115,7 +115,7 @@ def test_while_a_layer_is_unpacked(command: Command, disk: Disk, registry: FakeR
 def test_when_the_database_can_not_be_written(
     command: Command, disk: Disk, registry: FakeRegistry, image: images.Image
 ) -> None:
-    """How much of it the documents take is the file system's to say: room is given until it is the log that has none."""
+    """What the documents take is the file system's to say, so room is given until it is the log that has none."""
     reference = registry.add(image)
     assert command("images").code == 0
     named: list[bool] = []
