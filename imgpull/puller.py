@@ -88,8 +88,9 @@ class Puller:
         self._registry = connect(tuple(plain_http), hosts, credentials, self._limits)
         self._answers = Answers(self._store.core.root) if self._shares else None
         self._unpack_slots = Slots(cpus() if max_concurrent_unpacks is None else max_concurrent_unpacks)
-        self._made: tuple[Fetcher, Unpacker] | None = None
-        # Guards _made, and _closed, and that nothing is added to _calls once that is set.
+        self._fetcher: Fetcher | None = None
+        self._unpacker: Unpacker | None = None
+        # Guards the two above, and _closed, and that nothing is added to _calls once that is set.
         self._lock = threading.Lock()
         self._calls: set[Call] = set()
         self._closed = False
@@ -319,10 +320,9 @@ class Puller:
         from imgpull.fetch import Fetches
         from imgpull.stages import Documents, Layers, drop_layers, first_needed, needs_every_layer, pair_layers, record
 
-        fetcher, unpacker = self._tools()
         cancel, say, store = flight.cancel, flight.audience, self._store
         with store.core.database.gathering(), Fetches(say) as fetches:
-            documents = Documents(store, fetcher, order.reference, self._limits, cancel, say, order.offline)
+            documents = Documents(store, self._fetching(), order.reference, self._limits, cancel, say, order.offline)
             manifest = documents.manifest(resolution.digest, resolution.raw, order.platform)
             source = Layers(documents, manifest, fetches)
             all_at_once = source.ask_for_all if needs_every_layer(self._content, order.unpack) else lambda: None
@@ -331,7 +331,7 @@ class Puller:
             source.ask(first_needed(self._content, store, layers, order.unpack))
             chain_id = layers[-1].chain_id if layers else EMPTY_CHAIN_ID
             if order.unpack:
-                unpacker.unpack(layers, manifest.layers, source, cancel, say)
+                self._unpacking().unpack(layers, manifest.layers, source, cancel, say)
             fetches.wait_all(cancel)
             image = Image(
                 reference=str(order.reference),
@@ -350,23 +350,32 @@ class Puller:
             drop_layers(image, store)
             return image
 
-    def _tools(self) -> tuple[Fetcher, Unpacker]:
-        """What this Puller fetches and unpacks with, made with its first pull that has to; without suppression a
-        fetcher for this pull alone, as containerd had a limiter per pull."""
+    def _fetching(self) -> Fetcher:
+        """What this Puller fetches with, made with its first pull that has to; without suppression one for this pull
+        alone, as containerd had a limiter per pull."""
         from imgpull.fetch import Fetcher
-        from imgpull.unpack import Unpacker
-
-        traffic, fetches = self._traffic, self._max_concurrent_fetches
-
-        def fetcher() -> Fetcher:
-            return Fetcher(self._store.content, self._registry, self._keys, traffic.blobs, traffic.threads, fetches)
 
         with self._lock:
-            if self._made is None:
-                parts = self._store, self._keys, self._unpack_slots, self._snapshotter, self._limits
-                self._made = fetcher(), Unpacker(*parts)
-            shared, unpacker = self._made
-        return (shared if traffic.joining else fetcher()), unpacker
+            if self._fetcher is None or not self._traffic.joining:
+                self._fetcher = Fetcher(
+                    self._store.content,
+                    self._registry,
+                    self._keys,
+                    self._traffic.blobs,
+                    self._traffic.threads,
+                    self._max_concurrent_fetches,
+                )
+            return self._fetcher
+
+    def _unpacking(self) -> Unpacker:
+        """What this Puller unpacks with. Its room is imported while the first blobs arrive."""
+        from imgpull.unpack import Unpacker
+
+        with self._lock:
+            if self._unpacker is None:
+                slots = self._unpack_slots
+                self._unpacker = Unpacker(self._store, self._keys, slots, self._snapshotter, self._limits)
+            return self._unpacker
 
     def _named(self, image: Image, reference: Reference) -> Image:
         """The image under the caller's own reference; one of another name joined the same flight by its digest."""

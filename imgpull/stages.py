@@ -28,10 +28,10 @@ from imgpull.orders import offline
 from imgpull.reference import Reference
 from imgpull.store import IngestEnded
 from imgpull.store.images import Content, Image, Layer
-from imgpull.unpack import Readable
 
 if TYPE_CHECKING:
     from imgpull.store import Follower, Parts, Waiting
+    from imgpull.unpack import Readable
 
 __all__ = ["Documents", "Layers", "drop_layers", "first_needed", "needs_every_layer", "pair_layers", "record"]
 
