@@ -62,6 +62,7 @@ class Fetcher:
         self._registry = registry
         self._keys = keys
         self._flights = flights
+        self._threads = threads
         self._slots = Slots(max_concurrent_fetches)
         # A worker that has to wait for a key or a ref stands aside, so more of them would only queue for slots.
         self._workers = Workers(threads, max_concurrent_fetches, "imgpull-fetch")
@@ -72,7 +73,8 @@ class Fetcher:
         def arrive(cancel: Cancellation, say: EventSink) -> None:
             self._transfer(reference, descriptor, cancel, say)
 
-        return self._board(reference, descriptor, descriptor.size_bytes, arrive, landed, sink)
+        size = descriptor.size_bytes
+        return self._board(reference, descriptor, size, arrive, self._workers.submit, landed, sink)
 
     def manifest(
         self,
@@ -95,7 +97,7 @@ class Fetcher:
             self.keep(raw, digest, cancel, say)
 
         document = Descriptor(media_type="", digest=digest, size_bytes=0)  # in events a document has no size
-        return self._board(reference, document, size_bytes, arrive, landed, sink)
+        return self._board(reference, document, size_bytes, arrive, self._beside, landed, sink)
 
     def follow(self, digest: Digest, cancel: Cancellation, waiting: Waiting) -> Follower | None:
         """A reader of the blob while it arrives, from its first byte; None where it does not, here and now, and where
@@ -119,6 +121,7 @@ class Fetcher:
         descriptor: Descriptor,
         declared_bytes: int | None,
         arrive: Arrive,
+        launch: Callable[[Callable[[], None]], None],
         landed: Landed[None],
         sink: EventSink,
     ) -> Seat[None]:
@@ -126,7 +129,11 @@ class Fetcher:
             self._once(descriptor, declared_bytes, arrive, flight.cancel, flight.audience)
 
         key = (reference.name, descriptor.digest, declared_bytes)  # whoever names it wrongly fails alone
-        return self._flights.board(key, work, self._workers.submit, landed, sink)
+        return self._flights.board(key, work, launch, landed, sink)
+
+    def _beside(self, run: Callable[[], None]) -> None:
+        """On a thread that is no worker: a document is short, and must not wait behind the layers of other images."""
+        self._threads.start(run, "imgpull-fetch")
 
     def _once(
         self, descriptor: Descriptor, declared_bytes: int | None, arrive: Arrive, cancel: Cancellation, say: EventSink

@@ -33,7 +33,7 @@ class Slots:
         self._lock = threading.Lock()  # guards all that follows
         self._free = count
         # A bell for each who waits: an Event takes ten times as long to make, and a wait is as short as a small layer.
-        self._queue: list[tuple[SimpleQueue[None], float]] = []
+        self._queue: list[tuple[SimpleQueue[bool], float]] = []
         self._heaviest = -inf  # of the queue
         self._passed = 0  # how often the first of the queue was
 
@@ -46,19 +46,21 @@ class Slots:
         """Hold one slot for a ``with`` block. Entering raises PullCancelledError when ``cancel`` fires first."""
         return Slot(self, cancel, weight)
 
-    def _acquire(self, cancel: Cancellation | None, weight: float) -> None:
+    def _acquire(self, cancel: Cancellation | None, weight: float) -> bool:
+        """Returns whether it was this one's turn, after all who outweighed it."""
         with self._lock:
             if self._free and not self._queue:
                 self._free -= 1
-                return
-            ready: SimpleQueue[None] = SimpleQueue()
+                return False
+            ready: SimpleQueue[bool] = SimpleQueue()
             self._queue.append((ready, weight))
             self._heaviest = max(self._heaviest, weight)
-        forget = cancel.add_callback(lambda: ready.put(None)) if cancel is not None else None
+        forget = cancel.add_callback(lambda: ready.put(False)) if cancel is not None else None
         try:
-            ready.get()
+            due = ready.get()
             if cancel is not None:
                 cancel.raise_if_cancelled()
+            return due
         except BaseException:
             self._give_up(ready)
             raise
@@ -66,7 +68,7 @@ class Slots:
             if forget is not None:
                 forget()
 
-    def _give_up(self, ready: SimpleQueue[None]) -> None:
+    def _give_up(self, ready: SimpleQueue[bool]) -> None:
         with self._lock:
             for at, (waiting, _) in enumerate(self._queue):
                 if waiting is ready:
@@ -80,11 +82,12 @@ class Slots:
                 self._free += 1
                 return
             queue = self._queue
-            at = max(range(len(queue)), key=lambda at: queue[at][1]) if self._passed < _MOST_PASSED else 0
+            due = self._passed >= _MOST_PASSED
+            at = 0 if due else max(range(len(queue)), key=lambda at: queue[at][1])
             self._passed += 1
-            self._pop(at).put(None)
+            self._pop(at).put(due)
 
-    def _pop(self, at: int) -> SimpleQueue[None]:
+    def _pop(self, at: int) -> SimpleQueue[bool]:
         if at == 0:
             self._passed = 0
         ready, _ = self._queue.pop(at)
@@ -95,16 +98,17 @@ class Slots:
 class Slot:
     """One thread's claim to a slot, which it has inside the ``with`` block, but for the time it lends it."""
 
-    __slots__ = ("_cancel", "_slots", "_weight", "held")
+    __slots__ = ("_cancel", "_due", "_slots", "_weight", "held")
 
     def __init__(self, slots: Slots, cancel: Cancellation | None, weight: float) -> None:
         self._slots = slots
         self._cancel = cancel
         self._weight = weight
+        self._due = False
         self.held = False
 
     def __enter__(self) -> Self:
-        self._slots._acquire(self._cancel, self._weight)
+        self._due = self._slots._acquire(self._cancel, self._weight)
         self.held = True
         return self
 
@@ -115,8 +119,9 @@ class Slot:
 
     @property
     def outweighed(self) -> bool:
-        """Whether somebody with a greater weight waits for a slot, as far as can be told without a lock."""
-        return self.held and self._slots._heaviest > self._weight
+        """Whether somebody with a greater weight waits for a slot, as far as can be told without a lock. Never of one
+        that was passed over for long enough: it would lose its slot at once."""
+        return self.held and not self._due and self._slots._heaviest > self._weight
 
     @contextmanager
     def lent(self) -> Iterator[None]:

@@ -146,6 +146,8 @@ class LazyClient:
 
     def get(self) -> RegistryClient:
         if self._client is None:
+            import imgpull.registry.client  # noqa: F401  # not under the lock: a finalizer takes it, inside any import
+
             with _lock:
                 if self._client is None:
                     self._client = self._make()

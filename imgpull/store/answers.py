@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import threading
 from dataclasses import dataclass
 
 from imgpull.errors import ImageError
@@ -71,7 +70,7 @@ class Answers:
             "size_bytes": answer.size_bytes,
         }
         path = self._path(key)
-        unfinished = f"{path}.{os.getpid()}-{threading.get_ident()}"
+        unfinished = f"{path}.{_digits(key)[_NAME_DIGITS:16]}"  # the key's own: one that was killed leaves one at most
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self._directory, 0o700)
@@ -85,4 +84,8 @@ class Answers:
                 os.unlink(unfinished)
 
     def _path(self, key: str) -> str:
-        return f"{self._directory}/{hashlib.sha256(key.encode()).hexdigest()[:_NAME_DIGITS]}"
+        return f"{self._directory}/{_digits(key)[:_NAME_DIGITS]}"
+
+
+def _digits(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()

@@ -175,7 +175,7 @@ class Images:
             connection.execute("UPDATE layout SET generation = generation + 1")
             return done
 
-        done = self._database.write(change, complete=True)
+        done = self._database.write(change)
         self._layout.refresh()
         return done
 

@@ -13,7 +13,7 @@ import pytest
 import imgpull
 from fakes.images import Image, build
 from fakes.registry import FakeRegistry
-from fakes.threads import start, together
+from fakes.threads import start, together, until
 from fakes.tokens import BearerAuth
 from imgpull.events import Event, LayerChanged
 
@@ -138,3 +138,17 @@ def test_two_images_with_the_same_layers_in_opposite_order(tmp_path: Path) -> No
         assert len({image.chain_id for image in pulled}) == 2
         for digest in {layer.digest for layer in (*first.layers, *second.layers)}:
             assert registry.count("GET", digest) == 1
+
+
+def test_a_manifest_does_not_wait_behind_the_layers_of_other_images(
+    registry: FakeRegistry, images: dict[str, Image], tmp_path: Path
+) -> None:
+    gate = registry.block(images["one"].layers[0].digest, at=100)
+    with imgpull.Store(tmp_path) as store, imgpull.Puller(store, max_concurrent_fetches=1) as puller:
+        first = puller.submit(f"{registry.address}/library/fake:one")
+        gate.wait_reached()
+        second = puller.submit(f"{registry.address}/library/fake:three")
+        until(lambda: registry.count("GET", images["three"].digest) == 1, "the manifest is asked for")
+        assert not first.done() and not second.done()
+        gate.open()
+        assert [pull.result(20).digest for pull in (first, second)] == [images["one"].digest, images["three"].digest]

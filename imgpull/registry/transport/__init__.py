@@ -107,18 +107,9 @@ class Transport:
         """Send ``fields`` as a form, in a GET's query or in a POST's body. Answers and raises as :meth:`request`."""
 
         def send() -> object:
-            query, body = (fields, None) if method == "GET" else (None, fields)
-            response = self._session().request(
-                method,
-                url,
-                params=query,
-                data=body,
-                headers=_headers(headers),
-                allow_redirects=False,
-                stream=True,
-                timeout=self._timeouts,
-            )
-            return response.raw
+            from imgpull.registry.transport.forms import send_form
+
+            return send_form(self._session(), method, url, fields, _headers(headers), self._timeouts)
 
         return self._whole(url, limit_bytes, cancel, send)
 
@@ -195,10 +186,10 @@ class Transport:
         return Body(response, url, line, after.pop_all().close)
 
     def _open_pools(self) -> Pools:
+        from imgpull.registry.transport.pool import Pools
+
         with self._lock:
             if self._pools is None:
-                from imgpull.registry.transport.pool import Pools
-
                 self._pools = Pools(self._context)
             return self._pools
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from imgpull.registry.transport.pool import Pools
 
-__all__ = ["new_session"]
+__all__ = ["new_session", "send_form"]
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
@@ -49,3 +50,20 @@ def new_session(pools: Pools) -> requests.Session:
     session.mount("https://", _Adapter(pools))
     session.mount("http://", session.get_adapter("https://"))
     return session
+
+
+def send_form(
+    session: requests.Session,
+    method: str,
+    url: str,
+    fields: Mapping[str, str],
+    headers: Mapping[str, str],
+    timeouts: tuple[float, float],
+) -> object:
+    """Sends ``fields`` in a GET's query or a POST's body; the answer is urllib3's, unread.
+
+    By the adapter, not the session: that reads the whole body of a redirect, however long, even where none is followed.
+    """
+    query, body = (fields, None) if method == "GET" else (None, fields)
+    request = session.prepare_request(requests.Request(method, url, headers=headers, params=query, data=body))
+    return session.get_adapter(url).send(request, stream=True, timeout=timeouts).raw

@@ -82,16 +82,15 @@ class Database:
         if durability == "full":
             self._writer.synchronous = "FULL"
 
-    def write(self, do: Callable[[Connection], T], *, alone: bool = False, complete: bool = False) -> T:
+    def write(self, do: Callable[[Connection], T], *, alone: bool = False) -> T:
         """Run ``do`` as a write and return its result once it is committed (and, with ``"full"``, on the disk).
 
         What ``do`` raises undoes what it did and is raised here; other writes of the same transaction don't notice.
         ``alone``: in a transaction of its own. For one that does what no rollback undoes: it sees only what is
         committed, where it would see what others of its transaction wrote, which a crash or a full disk takes back.
-        ``complete``: also raises, though it is committed itself, what a rider failed with that came before.
         """
         self.check_writable()
-        return self._writer.write(do, alone=alone, complete=complete)
+        return self._writer.write(do, alone=alone)
 
     def ride(self, do: Callable[[Connection], object]) -> None:
         """Run ``do`` as a rider while anybody gathers, else as a write. It must not undo what another process knew

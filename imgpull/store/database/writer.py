@@ -46,19 +46,17 @@ _CHECKPOINT_BYTES = 16 * 1024 * 1024
 class _Write:
     """One queued write: what to do, and how it went."""
 
-    __slots__ = ("alone", "complete", "do", "done", "error", "result", "rides")
+    __slots__ = ("alone", "do", "done", "error", "result", "rides")
 
     def __init__(
         self,
         do: Callable[[sqlite3.Connection], Any],
         *,
         alone: bool = False,
-        complete: bool = False,
         rides: bool = False,
     ) -> None:
         self.do = do
         self.alone = alone
-        self.complete = complete
         self.rides = rides
         self.result: Any = None
         self.error: BaseException | None = None
@@ -85,22 +83,20 @@ class GroupWriter:
         self._lock = threading.Lock()
         self._gatherers = 0
         self._riders: list[_Write] = []
-        self._lost: BaseException | None = None
-        """Why a rider was not written, until a write that wants to be complete is told; the thread's own."""
         self._thread: threading.Thread | None = None
         self._stopped = False
         self._connection: sqlite3.Connection | None = None
 
-    def write(self, do: Callable[[sqlite3.Connection], T], *, alone: bool = False, complete: bool = False) -> T:
+    def write(self, do: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> T:
         """Run ``do`` in a transaction (of its own, where it is to be ``alone``) and return its result once it is
-        committed. Raises what ``do`` raises; ``complete``: or else what a rider failed with that came before.
+        committed. Raises what ``do`` raises.
 
         A write made from within a write is part of it: queued, it would wait for itself.
         """
         if threading.current_thread() is self._thread:
             assert not alone, "a write that is part of another cannot be alone"
             return self._nested(do)
-        write = _Write(do, alone=alone, complete=complete)
+        write = _Write(do, alone=alone)
         with self._lock:
             self._check_running()
             self._send(write)
@@ -113,7 +109,7 @@ class GroupWriter:
     def ride(self, do: Callable[[sqlite3.Connection], object]) -> bool:
         """Run ``do`` with the next write that somebody waits for; False, and nothing, where nobody gathers.
 
-        What it fails with is logged, and raised by the next write that wants to be complete."""
+        What it fails with is logged: a file says the same, and whoever finds no row asks that."""
         with self._lock:
             if not self._gatherers or threading.current_thread() is self._thread:
                 return False
@@ -203,13 +199,10 @@ class GroupWriter:
             self._tell(untold)
 
     def _tell(self, group: list[_Write]) -> None:
-        """Each how it went; who wants to be complete also of riders, which came before it."""
+        """Each how it went; of riders, which nobody waits for, the log."""
         for write in group:
             if write.rides and write.error is not None:
-                self._lost = write.error
                 _logger.warning("what is known of a file was not written to %s: %s", self._path, write.error)
-            elif write.complete and write.error is None:
-                write.error, self._lost = self._lost, None
             write.done.set()
 
     def _commit(self, group: list[_Write]) -> None:

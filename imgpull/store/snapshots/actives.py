@@ -52,10 +52,6 @@ class _Held(NamedTuple):
     holds: list[Hold]
     """On its directory and, with a parent, on the parent's."""
     writing: Writing
-    made: Active | None = None
-    """As it was recorded when it was made here."""
-    record: int = 0
-    """Inode of that record: a later one, by whatever process, takes its place by a rename."""
 
     def release(self) -> None:
         self.writing.release()
@@ -86,10 +82,10 @@ class Actives:
             make_directory(made.path.parent)
             os.mkdir(made.path)
             os.chmod(made.path, _ROOT_MODE)
-            record = self._record(made)
+            self._record(made)
             undo.pop_all()
         with self._lock:
-            self._held[active.key] = _Held([hold, *([parent_hold] if parent_hold else [])], writing, made, record)
+            self._held[active.key] = _Held([hold, *([parent_hold] if parent_hold else [])], writing)
         return made
 
     def _claim_new(self, place: Path, key: str) -> Hold:
@@ -104,8 +100,8 @@ class Actives:
                 raise AlreadyExistsError(f"the snapshot key {key!r} is taken: choose another, or remove it", key=key)
             # remove_dead took it for a dead one before we held it: make it again.
 
-    def _record(self, active: Active) -> int:
-        """Write ``active.json``, replacing it in one step; returns its inode. Raises OSError."""
+    def _record(self, active: Active) -> None:
+        """Write ``active.json``, replacing it in one step. Raises OSError."""
         place = self._place(active.key)
         document = {
             "key": active.key,
@@ -122,9 +118,7 @@ class Actives:
             if active.target is None:
                 # Somebody's own work must be told from scratch after a power cut too.
                 os.fsync(fd)
-            inode = os.fstat(fd).st_ino
         os.replace(scratch, f"{place}/{_RECORD}")
-        return inode
 
     def get(self, key: str) -> Active | None:
         """The active snapshot of this key, whoever made it."""
@@ -156,7 +150,7 @@ class Actives:
         place = self._place(key)
         held = kept or self._take(place, key)
         try:
-            active = held.made if kept and _inode(place) == held.record else _read(place)
+            active = _read(place)
             if active is None:
                 raise _missing(key)
             yield active, held.writing
@@ -206,14 +200,6 @@ class Actives:
 
     def _place(self, key: str) -> Path:
         return self._root / hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _inode(place: Path) -> int:
-    """Of ``active.json``; -1 where there is none."""
-    try:
-        return os.stat(f"{place}/{_RECORD}").st_ino
-    except OSError:
-        return -1
 
 
 def _read(place: Path) -> Active | None:

@@ -146,10 +146,10 @@ _WRITE_ROW = (
 
 
 def write_row(connection: Connection, info: SnapshotInfo, *, unless_known: bool = False) -> None:
-    """Record a committed snapshot. ``unless_known``: a row that is this snapshot's, by the time at which it was made,
-    may know labels that came since, and stays."""
+    """Record a committed snapshot. ``unless_known``: a row that is this snapshot's or a later one's, by the time
+    at which it was made, may know what came since, and stays."""
     connection.execute(
-        _WRITE_ROW + " WHERE created_at <> excluded.created_at" if unless_known else _WRITE_ROW,
+        _WRITE_ROW + " WHERE snapshots.created_at < excluded.created_at" if unless_known else _WRITE_ROW,
         (
             info.name,
             info.kind,

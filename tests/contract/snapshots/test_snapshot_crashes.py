@@ -269,6 +269,21 @@ def test_a_row_that_comes_late_replaces_one_of_an_earlier_snapshot_of_that_name(
     assert snapshots.stat(chain("1")).labels == {}
 
 
+def test_a_row_that_comes_late_leaves_one_of_a_later_snapshot_of_that_name(
+    snapshots: Snapshots, database: Database
+) -> None:
+    """Another process removed it and made it again meanwhile."""
+    with database.gathering():
+        commit(snapshots, "1", {})
+        row = (chain("1"), "committed", "sha256/x", "9999-01-01T00:00:00+00:00", '{"new": "1"}')
+        with contextlib.closing(sqlite3.connect(database.path)) as elsewhere, elsewhere:
+            elsewhere.execute(
+                "INSERT INTO snapshots (name, kind, directory, created_at, labels) VALUES (?, ?, ?, ?, ?)", row
+            )
+        database.write(lambda _: None)
+    assert [found["labels"] for found in database.query("SELECT labels FROM snapshots")] == ['{"new": "1"}']
+
+
 def test_what_was_removed_before_its_row_came_gets_none(snapshots: Snapshots, database: Database, place: Path) -> None:
     with database.gathering():
         commit(snapshots, "1", {})

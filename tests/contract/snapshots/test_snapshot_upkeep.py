@@ -31,6 +31,14 @@ def test_labels_of_an_active_snapshot_are_committed_with_it(snapshots: Snapshots
     assert snapshots.commit(chain("one"), "key").labels == {"a": "1", "b": "2"}
 
 
+def test_so_are_those_of_a_second_change(snapshots: Snapshots) -> None:
+    """Each is a new file, and the second may get the inode that the first record had."""
+    snapshots.prepare("key")
+    snapshots.update("key", {"a": "1"})
+    snapshots.update("key", {"b": "2"})
+    assert snapshots.commit(chain("one"), "key").labels == {"a": "1", "b": "2"}
+
+
 def test_what_is_not_there(snapshots: Snapshots) -> None:
     for name in (chain("none"), "no key", "", "a\0b", "\udc80"):
         for act in (

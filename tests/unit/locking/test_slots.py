@@ -118,3 +118,22 @@ def test_nobody_is_passed_over_for_ever() -> None:
     for worker in workers:
         worker.outcome()
     assert served.index(1) == 16
+
+
+def test_whose_turn_it_is_after_all_who_outweighed_it_keeps_the_slot() -> None:
+    slots, looked = Slots(1), list[bool]()
+
+    def light() -> None:
+        with slots.take(weight=1) as slot:
+            looked.append(slot.outweighed)
+            with slot.lent():
+                pass
+            looked.append(slot.outweighed)
+
+    with slots.take():
+        worker = start(light)
+        until(lambda: len(slots._queue) == 1, "it to queue")
+        others = _queue(slots, [], [2] * 20)
+    for done in (worker, *others):
+        done.outcome()
+    assert looked[0] is False

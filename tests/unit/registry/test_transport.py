@@ -140,6 +140,15 @@ def test_the_body_is_raw(registry: FakeRegistry, transport: Transport, how: str)
     assert found == packed
 
 
+def test_a_redirect_that_answers_a_form_is_read_no_further_than_the_limit(
+    registry: FakeRegistry, transport: Transport
+) -> None:
+    """requests' session would read it whole."""
+    registry.always("POST", "/token", Reply(302, {"Location": "http://127.0.0.1:1/"}, body=bytes(3_000_000)))
+    response = transport.form("POST", f"{registry.url}/token", {"a": "b"}, limit_bytes=100)
+    assert (response.status, len(response.body), response.cut_short) == (302, 100, True)
+
+
 @pytest.mark.parametrize(("size", "cut_short"), [(99, False), (100, False), (101, True), (100_000, True)])
 @pytest.mark.parametrize("framing", ["length", "chunked", "until_close"])
 def test_the_limit(registry: FakeRegistry, transport: Transport, size: int, cut_short: bool, framing: str) -> None:
