@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from imgpull.puller import Puller
     from imgpull.store import Image, Store
 
-__all__ = ["MeasureError", "Spec", "measure", "peak_rss_bytes", "preload"]
+__all__ = ["MeasureError", "Spec", "measure", "peak_rss_bytes", "preload", "said_by"]
 
 _STACK_BYTES = 512 * 1024
 """A thousand callers are a thousand threads; eight MiB of address space for each would be refused in small machines."""
@@ -79,18 +79,25 @@ class Spec:
 def measure(spec: Spec, timeout_seconds: float | None = None) -> list[dict[str, Any]]:
     """Runs ``spec`` in a child process; returns its records, the run's own first. Raises MeasureError, also where it
     is not done in time, and then it is ended."""
-    command = [sys.executable, "-m", "benchmarks.measure"]
+    what = f"{spec.arm} × {spec.pulls} of {spec.image}"
+    said = said_by("benchmarks.measure", spec.to_json(), what, timeout_seconds)
+    return [json.loads(line) for line in said.splitlines() if line]
+
+
+def said_by(module: str, order: str, what: str, timeout_seconds: float | None = None) -> str:
+    """What ``module``, run in a process of its own, says on its output when it gets ``order`` on its input. Raises
+    MeasureError, which says that ``what`` failed and why, also where it is not done in time, and then it is ended."""
     try:
         done = subprocess.run(
-            command, cwd=ROOT, input=spec.to_json(), capture_output=True, text=True, check=False,
+            [sys.executable, "-m", module], cwd=ROOT, input=order, capture_output=True, text=True, check=False,
             timeout=timeout_seconds,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise MeasureError(f"not done within {timeout_seconds:.0f} s, and ended") from None
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise MeasureError(f"{spec.arm} × {spec.pulls} of {spec.image} failed: {last}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line]
+        raise MeasureError(f"{what} failed: {last}")
+    return done.stdout
 
 
 def peak_rss_bytes() -> int:

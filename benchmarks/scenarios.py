@@ -47,6 +47,10 @@ class Setting:
         """Distinct chains; the layouts' images are prefixes of one another or have nothing in common."""
         return len({chain for layout in self.layouts for chain in facts_of(layout).chains})
 
+    def fields(self) -> dict[str, Any]:
+        """What a record says of it."""
+        return {"image": self.image, "image_bytes": self.image_bytes, "image_layers": self.image_layers}
+
 
 def setting_of(image: str, layouts: Sequence[Path]) -> Setting:
     return Setting(image, tuple(layouts), "" if layouts else image)

@@ -222,10 +222,14 @@ class Puller:
 
     def _answer(self, call: Call, order: Order, resolution: Resolution, here: Image | None) -> None:
         """With the image that is here, where it is what was resolved and nothing of it is missing; else pull."""
-        if here and here.digest == resolution.digest and is_complete(self._store, here, order):
-            self._finish_here(call, here)
+        if image := self._complete(here, order, resolution):
+            self._finish_here(call, image)
         else:
             self._board_pull(call, order, resolution)
+
+    def _complete(self, here: Image | None, order: Order, resolution: Resolution) -> Image | None:
+        complete = here and here.digest == resolution.digest and is_complete(self._store, here, order)
+        return here if complete else None
 
     def _finish_here(self, call: Call, here: Image) -> None:
         for layer in here.layers:
@@ -280,8 +284,8 @@ class Puller:
             with turn(self._keys, order.pull_key(resolution.digest), flight.cancel, flight.audience):
                 # Another process may have pulled it since we looked.
                 here = find(self._store, order) if self._traffic.joining else None
-                if here and here.digest == resolution.digest and is_complete(self._store, here, order):
-                    return here
+                if image := self._complete(here, order, resolution):
+                    return image
                 led = True
                 return self._fly(flight, order, resolution)
 
@@ -325,7 +329,7 @@ class Puller:
             documents = Documents(store, self._fetching(), order.reference, self._limits, cancel, say, order.offline)
             manifest = documents.manifest(resolution.digest, resolution.raw, order.platform)
             source = Layers(documents, manifest, fetches)
-            all_at_once = source.ask_for_all if needs_every_layer(self._content, order.unpack) else lambda: None
+            all_at_once = source.ask_for_all if needs_every_layer(self._content, order.unpack) else None
             config = documents.config(manifest, order.platform, all_at_once)
             layers = pair_layers(manifest, config)
             source.ask(first_needed(self._content, store, layers, order.unpack))

@@ -72,7 +72,9 @@ class Documents:
             digest = entry.digest
         raise _too_large(digest, "levels of indexes", self.limits.index_depth)
 
-    def config(self, manifest: Manifest, platform: Platform, meanwhile: Callable[[], None]) -> ImageConfig:
+    def config(
+        self, manifest: Manifest, platform: Platform, meanwhile: Callable[[], None] | None = None
+    ) -> ImageConfig:
         """The image's config, checked: its platform, and a diff ID for each layer. Where it has to be fetched,
         ``meanwhile()`` is called once it was asked for."""
         descriptor = manifest.config

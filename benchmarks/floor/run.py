@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,8 +11,7 @@ from typing import Any
 
 from benchmarks.floor.stages import STAGES, Order, inflater_name
 from benchmarks.layout import facts_of
-from benchmarks.measure import MeasureError
-from benchmarks.origin import ROOT
+from benchmarks.measure import said_by
 from benchmarks.scenarios import Bench, interleaved
 
 __all__ = ["Floor", "floor_of"]
@@ -84,15 +82,7 @@ class Floor:
         return {**self._bench.run(self._bench.spec("floor", "suppression", 1, repeat))[0], "arm": _LIBRARY}
 
     def _common(self, kind: str, repeat: int) -> Record:
-        setting = self._bench.setting
-        return {
-            "record": kind,
-            "scenario": "floor",
-            "image": setting.image,
-            "repeat": repeat,
-            "image_bytes": setting.image_bytes,
-            "image_layers": setting.image_layers,
-        }
+        return {"record": kind, "scenario": "floor", "repeat": repeat, **self._bench.setting.fields()}
 
     def _stage(self, stage: str, repeat: int) -> Record:
         directory = self._bench.volume.wipe()
@@ -113,12 +103,5 @@ class Floor:
 
 
 def _performed(order: Order) -> Record:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.floor.stages"],
-        cwd=ROOT, input=order.to_json(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise MeasureError(f"the stage {order.stage} failed: {last}")
-    result: Record = json.loads(done.stdout)
+    result: Record = json.loads(said_by("benchmarks.floor.stages", order.to_json(), f"the stage {order.stage}"))
     return result

@@ -90,11 +90,9 @@ class Rounds:
             "record": "run",
             "scenario": "peers",
             "arm": peer.name,
-            "image": self._setting.image,
             "pulls": pulls,
             "repeat": repeat,
-            "image_bytes": self._setting.image_bytes,
-            "image_layers": self._setting.image_layers,
+            **self._setting.fields(),
             "cold": self._conditions.cold,
             "note": peer.note,
         }

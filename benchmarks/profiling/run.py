@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,7 @@ from typing import Any
 from benchmarks.floor.apply import headers
 from benchmarks.floor.stages import tar_of
 from benchmarks.layout import facts_of
-from benchmarks.measure import MeasureError, Spec
-from benchmarks.origin import ROOT
+from benchmarks.measure import Spec, said_by
 from benchmarks.profiling.syscalls import syscalls_of
 from benchmarks.scenarios import Bench
 
@@ -43,24 +40,16 @@ class Profile:
         return self._bench.spec("profile", "suppression", 1, repeat)
 
     def _common(self, kind: str, repeat: int) -> Record:
-        setting = self._bench.setting
         return {
             "record": kind,
             "scenario": "profile",
-            "image": setting.image,
             "repeat": repeat,
-            "image_bytes": setting.image_bytes,
-            "image_layers": setting.image_layers,
+            **self._bench.setting.fields(),
             "entries": self._entries,
             "durability": self._bench.durability,
         }
 
 
 def _profiled(spec: Spec) -> Record:
-    command = [sys.executable, "-m", "benchmarks.profiling.child"]
-    done = subprocess.run(command, cwd=ROOT, input=spec.to_json(), capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise MeasureError(f"the profiled pull failed: {last}")
-    result: Record = json.loads(done.stdout)
+    result: Record = json.loads(said_by("benchmarks.profiling.child", spec.to_json(), "the profiled pull"))
     return result

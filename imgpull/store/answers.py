@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from imgpull.errors import ImageError
 from imgpull.locking.moments import clock_name
 from imgpull.oci import Digest
+from imgpull.store.filesystem import make_directory, replace_file
 
 __all__ = ["Answer", "Answers"]
 
@@ -72,12 +73,8 @@ class Answers:
         path = self._path(key)
         unfinished = f"{path}.{_digits(key)[_NAME_DIGITS:16]}"  # the key's own: one that was killed leaves one at most
         try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self._directory, 0o700)
-            fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with open(fd, "wb") as file:
-                file.write(json.dumps(said).encode())
-            os.rename(unfinished, path)
+            make_directory(self._directory)
+            replace_file(path, unfinished, json.dumps(said).encode())
         except OSError as error:
             _logger.info("%s was not written: %s", path, error)
             with contextlib.suppress(OSError):

@@ -25,6 +25,7 @@ __all__ = [
     "filesystem_magic",
     "make_directory",
     "refuse_network_filesystem",
+    "replace_file",
     "translated",
 ]
 
@@ -175,6 +176,20 @@ def make_directory(path: str | os.PathLike[str]) -> bool:
     # mkdir's mode is cut by the umask, and os.umask is the whole process's: not ours to change.
     os.chmod(path, _DIRECTORY_MODE)
     return True
+
+
+def replace_file(
+    path: str | os.PathLike[str], scratch: str | os.PathLike[str], raw: bytes, mode: int = 0o600, *, sync: bool = False
+) -> None:
+    """Put a small file at ``path`` in one step, whatever is there. ``scratch``: where it is written first; nobody else
+    may use that name meanwhile, and a crash leaves it to whoever does next. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with open(os.open(scratch, flags, mode), "wb") as file:
+        file.write(raw)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    os.rename(scratch, path)
 
 
 def filesystem_magic(path: str | os.PathLike[str]) -> int | None:

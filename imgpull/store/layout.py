@@ -18,7 +18,7 @@ from imgpull.errors import ImageError, StoreError
 from imgpull.oci import Digest, Manifest, Platform
 from imgpull.store.blobs import Blobs
 from imgpull.store.database import Database, Row
-from imgpull.store.filesystem import FileLock, translated
+from imgpull.store.filesystem import FileLock, replace_file, translated
 from imgpull.store.platforms import platform_from_json, platform_to_json
 
 __all__ = ["Layout"]
@@ -129,7 +129,4 @@ class Layout:
         path = f"{self._root}/{name}"
         with translated("write", path):
             # A fixed name, as the lock is ours: a crash leaves one such file at most, and the next time takes it.
-            fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-            with open(fd, "wb") as file:
-                file.write(raw)
-            os.rename(f"{path}.new", path)
+            replace_file(path, f"{path}.new", raw, 0o644)

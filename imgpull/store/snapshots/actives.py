@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imgpull.errors import AlreadyExistsError, SnapshotInUseError, SnapshotNotFoundError
-from imgpull.store.filesystem import make_directory
+from imgpull.store.filesystem import make_directory, replace_file
 from imgpull.store.group_sync import GroupSync, Writing
 from imgpull.store.snapshots.holds import Hold
 from imgpull.store.snapshots.records import changed_labels
@@ -110,15 +110,9 @@ class Actives:
             "labels": dict(active.labels),
             "created_at": active.created_at,
         }
-        scratch = f"{place}/{_RECORD}.new"
-        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(json.dumps(document).encode("ascii"))
-            file.flush()
-            if active.target is None:
-                # Somebody's own work must be told from scratch after a power cut too.
-                os.fsync(fd)
-        os.replace(scratch, f"{place}/{_RECORD}")
+        path = f"{place}/{_RECORD}"
+        # Somebody's own work must be told from scratch after a power cut too.
+        replace_file(path, f"{path}.new", json.dumps(document).encode("ascii"), sync=active.target is None)
 
     def get(self, key: str) -> Active | None:
         """The active snapshot of this key, whoever made it."""
